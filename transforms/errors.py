@@ -1,0 +1,79 @@
+"""Every error of the platform, as one tree.
+
+    LockhouseError
+    ├── ContractError          Final      a contract is not one that we can compile
+    ├── DecryptionError        Final      any failure to open something sealed; never says which
+    ├── KeyringError           Final      the keyring is absent, readable by others, or will not open
+    ├── ErasedSubjectError     Final      the data subject was erased; their data are refused
+    ├── RefusedError           Final      the caller may not do that
+    ├── UsageError             Final      the request itself is wrong
+    ├── TableError             Final      a table is absent or not what was expected
+    ├── AuditError             Final      the audit chain does not hold
+    └── BusyError              Retryable  somebody else holds a lock or a commit was overtaken
+
+A message says what was met, what was expected and what to do. It names the column, the table or
+the file's number in its batch; never a cell, never an original file name.
+
+Two mix-ins tell queues and retry policies what to do: `Retryable` may work the next time as it
+stands, `Final` will not.
+"""
+
+from __future__ import annotations
+
+
+class Retryable:
+    """The same call may succeed later."""
+
+
+class Final:
+    """The same call will fail again: somebody has to change something."""
+
+
+class LockhouseError(Exception):
+    """Root of every error that the platform raises on purpose."""
+
+
+class ContractError(LockhouseError, Final):
+    """A contract is refused: where, what was met, what is allowed."""
+
+    def __init__(self, file: str, line: int | None, met: str, allowed: str) -> None:
+        """Keep the parts as attributes; `line` is counted from 1, None where there is none."""
+        self.file, self.line, self.met, self.allowed = file, line, met, allowed
+        place = f"{file}:{line}" if line is not None else file
+        super().__init__(f"{place}: met {met}; allowed: {allowed}")
+
+
+class DecryptionError(LockhouseError, Final):
+    """Something sealed could not be opened. One message for every cause, so that it is no oracle."""
+
+    def __init__(self, what: str = "the value") -> None:
+        """Name the column or the file; never the value."""
+        super().__init__(f"{what} could not be opened: it was altered, or its key is not at hand")
+
+
+class KeyringError(LockhouseError, Final):
+    """The keyring is absent, readable by others, or does not open with this passphrase."""
+
+
+class ErasedSubjectError(LockhouseError, Final):
+    """The data subject was erased; nothing more is stored of them."""
+
+
+class RefusedError(LockhouseError, Final):
+    """The caller holds no right to do that here."""
+
+
+class UsageError(LockhouseError, Final):
+    """The request itself is wrong: an unknown table, a window that ends before it starts."""
+
+
+class TableError(LockhouseError, Final):
+    """A table is absent, or is not of the shape that the contract gives it."""
+
+
+class AuditError(LockhouseError, Final):
+    """The audit chain, or a checkpoint of it, does not hold."""
+
+
+class BusyError(LockhouseError, Retryable):
+    """A lock is held, or a commit was overtaken: try again."""

@@ -1,0 +1,1 @@
+"""The PII line: contracts, canonical forms, ciphers, masking, sealing, leak detection."""

@@ -1,0 +1,160 @@
+"""The only place that touches `cryptography`: primitives under the names that the platform uses.
+
+Everything here is a thin, typed call of a kept library. What the platform adds of its own (the
+vectorised SIV, the envelope) is built from these in `siv.py` and `envelope.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from transforms.errors import AuditError, DecryptionError
+
+Buffer: TypeAlias = bytes | bytearray | memoryview[int]
+
+GCM_NONCE_BYTES = 12
+GCM_TAG_BYTES = 16
+
+
+class BlockEncryptor(Protocol):
+    """AES-ECB over whole buffers: what the vectorised SIV is built on."""
+
+    def update_into(self, data: Buffer, buf: Buffer) -> int:
+        """Encrypt `data` (a multiple of 16 bytes) into `buf` (15 bytes longer); give the length."""
+        ...
+
+
+def length_prefixed(*parts: bytes) -> bytes:
+    """Join parts so that no two different lists give the same bytes.
+
+    Shape: each part behind its own length as 4 bytes, big endian.
+
+    >>> length_prefixed(b"ab", b"c") != length_prefixed(b"a", b"bc")
+    True
+    """
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def derive_key(root: bytes, length: int, *info: str) -> bytes:
+    """Derive a key of `length` bytes from a root for one purpose.
+
+    Source: HKDF-SHA256 (RFC 5869), without salt: the root is uniformly random already.
+
+    >>> root = b"r" * 32
+    >>> derive_key(root, 64, "token", "acme", "ip") != derive_key(root, 64, "token", "acme", "mac")
+    True
+    """
+    context = length_prefixed(*(part.encode() for part in info))
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=context).derive(root)
+
+
+def keyed_digest(key: bytes, *parts: bytes) -> bytes:
+    """Give the first 16 bytes of HMAC-SHA256 over the length-prefixed parts (RFC 2104)."""
+    return hmac.digest(key, length_prefixed(*parts), "sha256")[:16]
+
+
+def sha256_hex(content: bytes) -> str:
+    """Give the SHA-256 of something that is not personal, as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def stretch_passphrase(
+    passphrase: bytes, salt: bytes, *, memory_kib: int, passes: int, lanes: int
+) -> bytes:
+    """Turn a passphrase into a 32-byte key, slowly on purpose.
+
+    Source: Argon2id (RFC 9106). Units: `memory_kib` in KiB.
+    """
+    argon = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory_kib)
+    return argon.derive(passphrase)
+
+
+def block_encryptor(key: bytes) -> BlockEncryptor:
+    """Give an AES-ECB encryptor that may be called any number of times.
+
+    ECB is no mode to hide anything with: it serves here as the bare block function of SIV.
+    """
+    return Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 - the bare block function
+
+
+def siv_encrypt(key: bytes, plaintext: bytes, *associated: bytes) -> bytes:
+    """Encrypt one value deterministically: V (16 bytes), then C (as long as the plaintext).
+
+    Source: RFC 5297. The per-value form; columns go through `siv.encrypt_column`.
+    """
+    return AESSIV(key).encrypt(plaintext, list(associated))
+
+
+def siv_decrypt(key: bytes, ciphertext: bytes, *associated: bytes) -> bytes:
+    """Decrypt and verify one value.
+
+    Raises: DecryptionError for a wrong key, other associated data, or any changed byte.
+    """
+    try:
+        return AESSIV(key).decrypt(ciphertext, list(associated))
+    except (InvalidTag, ValueError) as error:
+        raise DecryptionError from error
+
+
+def gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
+    """Encrypt one value with AES-256-GCM: ciphertext, then a 16-byte tag (NIST SP 800-38D)."""
+    return AESGCM(key).encrypt(nonce, plaintext, associated)
+
+
+def gcm_encrypt_many(
+    key: bytes,
+    nonces: Sequence[bytes],
+    plaintexts: Sequence[bytes],
+    associated: Sequence[bytes],
+) -> list[bytes]:
+    """Encrypt several values under one key: the key schedule is set up once for all of them."""
+    encrypt = AESGCM(key).encrypt
+    return [encrypt(n, p, a) for n, p, a in zip(nonces, plaintexts, associated, strict=True)]
+
+
+def gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated: bytes) -> bytes:
+    """Decrypt and verify one value.
+
+    Raises: DecryptionError for a wrong key, nonce, associated data, or any changed byte.
+    """
+    try:
+        return AESGCM(key).decrypt(nonce, ciphertext, associated)
+    except (InvalidTag, ValueError) as error:
+        raise DecryptionError from error
+
+
+def generate_signing_key() -> bytes:
+    """Make a new Ed25519 private key, 32 bytes."""
+    return Ed25519PrivateKey.generate().private_bytes_raw()
+
+
+def signing_public_key(private_key: bytes) -> bytes:
+    """Give the public half, 32 bytes."""
+    return Ed25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
+def sign(private_key: bytes, message: bytes) -> bytes:
+    """Sign with Ed25519 (RFC 8032): 64 bytes."""
+    return Ed25519PrivateKey.from_private_bytes(private_key).sign(message)
+
+
+def verify_signature(public_key: bytes, signature: bytes, message: bytes) -> None:
+    """Verify an Ed25519 signature.
+
+    Raises: AuditError where it does not hold. Nothing returns a truth value for security.
+    """
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError) as error:
+        raise AuditError("a signature does not hold: the record was altered or is not ours") from error
