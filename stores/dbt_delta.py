@@ -1,0 +1,250 @@
+"""The dbt-duckdb plugin: Delta tables of one tenant as views, models as Delta tables.
+
+dbt finds `Plugin` by its name. A lake is laid out as `<lake_root>/<tenant>/<zone>/<table>`; the
+schema of a dbt relation is its zone. DuckDB's own delta extension is not used: a view reads the
+pinned list of files of one version, which is valid because our tables have neither deletion
+vectors nor mapped columns.
+
+Everything that touches deltalake goes through `open_table`, `pinned_files` and `replace_window`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbt.adapters.duckdb.plugins import BasePlugin
+
+from transforms.errors import TableError, UsageError
+
+if TYPE_CHECKING:
+    from dbt.adapters.duckdb.credentials import DuckDBCredentials
+    from dbt.adapters.duckdb.utils import TargetConfig
+    from deltalake import DeltaTable
+    from duckdb import DuckDBPyConnection
+    from pyarrow import RecordBatchReader
+
+# Delta's name of a primitive type -> DuckDB's, for partition columns: they are text in the path,
+# and DuckDB would guess (a tenant called 007 becomes a number, a boolean stays text).
+PARTITION_TYPES: Mapping[str, str] = {
+    "string": "varchar",
+    "date": "date",
+    "boolean": "boolean",
+    "timestamp": "timestamp with time zone",
+    "integer": "integer",
+    "long": "bigint",
+}
+
+
+@dataclass(frozen=True)
+class Window:
+    """The dates that a write replaces; none = the whole table."""
+
+    column: str
+    dates: Sequence[date]
+
+    def predicate(self) -> str | None:
+        """Write the SQL condition of the rows to replace; None for all of them."""
+        if not self.dates:
+            return None
+        days = ", ".join(f"DATE '{day}'" for day in self.dates)
+        return f"{self.column} IN ({days})"
+
+
+# -- the seam: the only calls to deltalake ------------------------------------------------------
+
+
+def open_table(path: Path) -> DeltaTable | None:
+    """Open the newest version; None where there is no table yet."""
+    from deltalake import DeltaTable
+
+    return DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
+
+
+def pinned_files(table: DeltaTable) -> list[str]:
+    """Return the files of the version that was opened; a later commit does not change the list."""
+    return table.file_uris()
+
+
+def replace_window(
+    path: Path,
+    rows: RecordBatchReader,
+    window: Window,
+    stats_columns: Sequence[str],
+    metadata: Mapping[str, str],
+) -> int:
+    """Replace the window's rows in one commit and return the version; make the table if absent.
+
+    No rows is a valid input: the old rows of the window go.
+
+    Raises: TableError when the rows do not fit the table or the window, or another writer won.
+    The cause is not chained, since deltalake prints rows in its message.
+    """
+    from deltalake.exceptions import DeltaError
+
+    failure = None
+    try:
+        return _commit(path, rows, window, stats_columns, metadata)
+    except (DeltaError, ValueError) as error:
+        failure = type(error).__name__
+    raise TableError(
+        f"{path.parent.name}/{path.name}: the window was not replaced ({failure}): a row lies outside "
+        "it, the columns changed (rebuild without event_dates), or another writer was faster"
+    )
+
+
+def _commit(
+    path: Path,
+    rows: RecordBatchReader,
+    window: Window,
+    stats_columns: Sequence[str],
+    metadata: Mapping[str, str],
+) -> int:
+    """Write with the rules of every table of ours: zstd 1, stats on named columns, no row in the log."""
+    from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+
+    table = open_table(path)
+    predicate = window.predicate() if table is not None else None
+    write_deltalake(
+        path if table is None else table,
+        rows,
+        mode="overwrite",
+        predicate=predicate,
+        # Only a full rebuild may change columns: a window of the new shape would not fit the rest.
+        schema_mode=None if window.dates else "overwrite",
+        partition_by=[window.column],
+        configuration={"delta.dataSkippingStatsColumns": ",".join(stats_columns)},
+        writer_properties=WriterProperties(compression="ZSTD", compression_level=1),
+        commit_properties=CommitProperties(custom_metadata=dict(metadata), max_commit_retries=100),
+    )
+    return (table or DeltaTable(path)).version()
+
+
+# -- SQL ----------------------------------------------------------------------------------------
+
+
+def quote_text(text: str) -> str:
+    """Write text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_name(name: str) -> str:
+    """Write a column's name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def select_nothing(columns: Mapping[str, str]) -> str:
+    """Select no row of the declared columns (name -> DuckDB type)."""
+    casts = (f"cast(null as {type_}) as {quote_name(name)}" for name, type_ in columns.items())
+    return f"select {', '.join(casts)} where false"
+
+
+def select_files(files: Iterable[str], partition_types: Mapping[str, str]) -> str:
+    """Select all rows of Parquet files whose folders hold the partition values."""
+    listed = ", ".join(quote_text(file) for file in files)
+    options = "hive_partitioning = true, union_by_name = true"
+    if partition_types:
+        typed = ", ".join(f"{quote_text(name)}: {type_}" for name, type_ in partition_types.items())
+        options += f", hive_types = {{{typed}}}"
+    return f"select * from read_parquet([{listed}], {options})"  # noqa: S608 - every part is quoted
+
+
+def select_table(table: DeltaTable | None, columns: Mapping[str, str]) -> str:
+    """Select a table's rows; absent and empty tables, and columns no file has yet, as declared."""
+    files = pinned_files(table) if table is not None else []
+    if table is None or not files:
+        return select_nothing(columns)
+    selected = select_files(files, partition_types(table))
+    if not columns:
+        return selected
+    return f"{selected} union all by name {select_nothing(columns)}"
+
+
+def partition_types(table: DeltaTable) -> dict[str, str]:
+    """Return the DuckDB type of each partition column.
+
+    Raises: TableError for a column of a type that we never partition by.
+    """
+    names = set(table.metadata().partition_columns)
+    types = {field.name: str(getattr(field.type, "type", "")) for field in table.schema().fields}
+    for name in names - {name for name, type_ in types.items() if type_ in PARTITION_TYPES}:
+        raise TableError(f"partition column {name}: met type {types.get(name)}; known: {[*PARTITION_TYPES]}")
+    return {name: PARTITION_TYPES[types[name]] for name in sorted(names)}
+
+
+# -- the plugin ---------------------------------------------------------------------------------
+
+
+class Plugin(BasePlugin):
+    """What dbt calls: at the connection, and through `store_relation` in our macros."""
+
+    connection: DuckDBPyConnection
+
+    def initialize(self, plugin_config: dict[str, Any]) -> None:
+        """Keep the settings of the profile: whose lake, where, for which batch, where to spill."""
+        self.tenant = str(plugin_config.get("tenant", ""))
+        self.lake_root = str(plugin_config.get("lake_root", ""))
+        self.batch = str(plugin_config.get("batch", ""))
+        self.spill_path = str(plugin_config.get("spill_path", ""))
+
+    def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
+        """Say where DuckDB may spill. Its default is `.tmp` of the working folder; empty is never."""
+        config["temp_directory"] = self.spill_path
+
+    def configure_connection(self, conn: DuckDBPyConnection) -> None:
+        """Keep the connection and put every cursor of it on UTC."""
+        conn.execute("set global TimeZone = 'UTC'")
+        self.connection = conn
+
+    def store(self, target_config: TargetConfig) -> None:
+        """Do what the macro asked for: show a table (`view`), an `empty` one, or write a `delta` one."""
+        asked = target_config.location.format if target_config.location else ""
+        actions = {"view": self._show, "empty": self._show_empty, "delta": self._write}
+        if asked not in actions:
+            raise UsageError(f"dbt_delta: met format {asked!r}; allowed: {[*actions]}")
+        actions[asked](target_config)
+
+    def _show(self, target: TargetConfig) -> None:
+        table = open_table(self._path_of(target)) if self.lake_root else None
+        self._create_view(target, select_table(table, target.config["columns"]))
+
+    def _show_empty(self, target: TargetConfig) -> None:
+        self._create_view(target, select_nothing(target.config["columns"]))
+
+    def _write(self, target: TargetConfig) -> None:
+        """Write the built rows, leave version and count in the macro's mapping, show the new version."""
+        asked = target.config
+        built = str(asked["built"])
+        window = Window(asked["window_column"], [date.fromisoformat(day) for day in asked["window_dates"]])
+        cursor = self.connection.cursor()
+        asked["rows"] = cursor.sql(f"select count(*) from {built}").fetchall()[0][0]  # noqa: S608 - a relation of dbt
+        asked["version"] = replace_window(
+            self._path_of(target),
+            cursor.sql(f"select * from {built} order by all").to_arrow_reader(),  # noqa: S608 - same
+            window,
+            asked["stats_columns"],
+            {"model": asked["model"], "batch": self.batch},
+        )
+        cursor.execute(f"drop table {built}")
+        self._show(target)
+
+    def _create_view(self, target: TargetConfig, sql: str) -> None:
+        relation = target.relation
+        cursor = self.connection.cursor()
+        cursor.execute(f"create schema if not exists {relation.without_identifier()}")
+        cursor.execute(f"create or replace view {relation} as {sql}")
+
+    def _path_of(self, target: TargetConfig) -> Path:
+        """Return the table's folder.
+
+        Raises: UsageError without a lake or a tenant, or for a tenant that is not one folder's name.
+        """
+        if not self.lake_root or not self.tenant:
+            raise UsageError("dbt needs --vars with lake_root and tenant to read or write tables")
+        if self.tenant in {".", ".."} or "/" in self.tenant or "\\" in self.tenant:
+            raise UsageError("the tenant is not the name of a folder in the lake")
+        relation = target.relation
+        return Path(self.lake_root) / self.tenant / str(relation.schema) / str(relation.identifier)
