@@ -168,10 +168,12 @@ def _decode(text: bytes | bytearray) -> bytes:
 
     Raises: ValueError for any character that is not of the alphabet.
     """
+    # The decoder would take the other alphabet's two characters too, and padding at the very end.
+    if 0x2B in text or 0x2F in text:
+        raise ValueError("not base64url")
     raw = pybase64.b64decode(text, altchars=b"-_", validate=True)
-    # The decoder takes the two characters of the other alphabet, and padding at the very end.
-    if len(raw) * 4 != len(text) * 3 or 0x2B in text or 0x2F in text:
-        raise ValueError("not base64url without padding")
+    if len(raw) * 4 != len(text) * 3:
+        raise ValueError("not without padding")
     return raw
 
 
@@ -309,7 +311,10 @@ class _Reader:
         key = self._keys.get(raw[1:PREFIX_BYTES])
         if raw[:1] != VERSION or key is None:
             raise DecryptionError(self._what)
-        return siv_decrypt(key.key, raw[PREFIX_BYTES:], *key.associated)
+        try:
+            return siv_decrypt(key.key, raw[PREFIX_BYTES:], *key.associated)
+        except DecryptionError:
+            raise DecryptionError(self._what) from None
 
     def open_rows(self, part: Chunk, blocks: int) -> list[Blocks]:
         """Open tokens of one block count, whatever their keys: the blocks of the values."""

@@ -240,12 +240,12 @@ def _bounded(start: int, values: pl.Series) -> Iterator[tuple[int, pl.Series]]:
 
 def _chunk(rows: Rows, values: pl.Series, slack: int, fill: bytes) -> Chunk:
     arrow = values.to_arrow(compat_level=pl.CompatLevel.oldest())
-    _, offsets_buffer, text_buffer = arrow.buffers()
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[arrow.offset :][: len(values) + 1]
+    buffers: list[Any] = arrow.buffers()
+    offsets = np.frombuffer(buffers[1], dtype=np.int64)[arrow.offset :][: len(values) + 1]
     first, behind = int(offsets[0]), int(offsets[-1])
     text = bytearray(fill) * (behind - first + slack)
     if behind > first:
-        text[: behind - first] = memoryview(text_buffer)[first:behind]
+        text[: behind - first] = memoryview(buffers[2])[first:behind]
     return Chunk(rows, text, (offsets[:-1] - first).astype(np.intp, copy=False), np.diff(offsets))
 
 
@@ -311,7 +311,7 @@ class ViewColumn:
         Raises: DecryptionError where they are not.
         """
         kind = pa.string_view() if text and not verify else pa.binary_view()
-        buffers = [self._validity, pa.py_buffer(self._views), *self._buffers]
+        buffers = [self._validity, pa.py_buffer(self._views.data), *self._buffers]
         series = pl.Series(self._name, pa.Array.from_buffers(kind, self._rows, buffers))
         if not text or not verify:
             return series
@@ -327,4 +327,4 @@ def _validity(values: pl.Series) -> pa.Buffer:
         np.packbits(values.slice(at, SCAN_ROWS).is_not_null().to_numpy(), bitorder="little")
         for at in range(0, len(values), SCAN_ROWS)
     ]
-    return pa.py_buffer(np.concatenate(bits))
+    return pa.py_buffer(np.concatenate(bits).data)
