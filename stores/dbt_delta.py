@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
 
-from transforms.errors import TableError, UsageError
+from transforms.errors import BusyError, TableError, UsageError
 
 if TYPE_CHECKING:
     from dbt.adapters.duckdb.credentials import DuckDBCredentials
@@ -80,20 +80,21 @@ def replace_window(
 
     No rows is a valid input: the old rows of the window go.
 
-    Raises: TableError when the rows do not fit the table or the window, or another writer won.
-    The cause is not chained, since deltalake prints rows in its message.
+    Raises: BusyError when another writer was faster; TableError when the rows do not fit the table or
+    the window. The cause is not chained, since deltalake prints rows in its message.
     """
-    from deltalake.exceptions import DeltaError
+    from deltalake.exceptions import CommitFailedError, DeltaError
 
-    failure = None
     try:
         return _commit(path, rows, window, stats_columns, metadata)
-    except (DeltaError, ValueError) as error:
-        failure = type(error).__name__
-    raise TableError(
-        f"{path.parent.name}/{path.name}: the window was not replaced ({failure}): a row lies outside "
-        "it, the columns changed (rebuild without event_dates), or another writer was faster"
-    )
+    except CommitFailedError:
+        failure: BusyError | TableError = BusyError(f"{path.parent.name}/{path.name}: a commit was overtaken")
+    except (DeltaError, ValueError):
+        failure = TableError(
+            f"{path.parent.name}/{path.name}: the window was not replaced: a row lies outside of it, or "
+            "the columns are not those of the table (then rebuild without event_dates)"
+        )
+    raise failure
 
 
 def _commit(

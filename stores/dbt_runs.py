@@ -11,13 +11,13 @@ import json
 import re
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transforms.errors import TableError
+from transforms.errors import TableError, UsageError
 
 if TYPE_CHECKING:
     from dbt.artifacts.schemas.run import RunResult
@@ -29,6 +29,9 @@ MANIFEST = PROJECT / "target" / "manifest.json"
 
 # Views of no cost: a mart that is selected alone still reads through them.
 STAGING = "path:models/staging"
+
+# The vars of dbt_project.yml that a caller may set.
+SETTINGS = frozenset({"k_threshold", "late_days", "session_gap_minutes"})
 
 _turn = threading.Lock()
 _manifests: dict[tuple[Path, int], Manifest] = {}
@@ -86,16 +89,21 @@ def build(
     target_path: Path,
     batch: str,
     select: str | None = None,
+    settings: Mapping[str, int] | None = None,
 ) -> DbtOutcome:
     """Build a tenant's marts and run their data tests.
 
     `event_dates` are the UTC dates to replace; none rebuilds all. `select` is dbt's own selection
-    syntax; the staging views are always added. dbt's files and logs go below `target_path`.
+    syntax; the staging views are always added. `settings` are other vars of dbt_project.yml, such as
+    `k_threshold`. dbt's files go below `target_path`.
 
-    Raises: TableError where the project itself does not parse. A model or test that fails does not
-    raise: it is in the outcome.
+    Raises: UsageError for a setting that the project does not have; TableError where the project
+    itself does not parse. A model or test that fails does not raise: it is in the outcome.
     """
+    if unknown := set(settings or {}) - SETTINGS:
+        raise UsageError(f"met settings {sorted(unknown)}; allowed: {sorted(SETTINGS)}")
     known = {
+        **(settings or {}),
         "tenant": tenant,
         "lake_root": str(lake_root.resolve()),
         "event_dates": sorted({day.isoformat() for day in event_dates}),
@@ -106,6 +114,9 @@ def build(
     selection = ["--select", select, STAGING, "--indirect-selection", "cautious"] if select else []
     # Unit tests say nothing about data: they run when the project changes, not at each build.
     command = ["build", *selection, "--exclude-resource-type", "unit_test", "--vars", json.dumps(known)]
+    # The manifest is there already, and the database is empty: writing one and listing the other
+    # would be half of a warm build's time.
+    command += ["--no-write-json", "--no-populate-cache"]
     return _outcome_of(_invoke(command, target_path, load_manifest()))
 
 
@@ -246,16 +257,21 @@ def _model_outcome(node: RunResult) -> ModelOutcome:
 
 
 def _test_outcome(node: RunResult) -> TestOutcome:
-    passed = str(node.status) == "pass"
-    tested = getattr(node.node, "attached_node", None) or getattr(node.node, "tested_node_unique_id", None)
     return TestOutcome(
         unique_id=node.node.unique_id,
         name=node.node.name,
-        model=str(tested or "").rpartition(".")[2],
+        model=_tested_model(node.node).rpartition(".")[2],
         status=str(node.status),
         failures=int(node.failures or 0),
-        message="" if passed else scrub(node.message),
+        message="" if str(node.status) == "pass" else scrub(node.message),
     )
+
+
+def _tested_model(test: object) -> str:
+    """Return the unique id of the model under test: each of dbt's three kinds keeps it elsewhere."""
+    tested = getattr(test, "attached_node", None) or getattr(test, "tested_node_unique_id", None)
+    # A test that is a query of its own names the mart first.
+    return str(tested or test.depends_on.nodes[0])  # type: ignore[attr-defined]
 
 
 def scrub(message: str | None) -> str:

@@ -30,7 +30,7 @@
   {%- if dates -%}
     {%- set day = modules.datetime.date.fromisoformat -%}
     {%- set first = day(dates | first) - modules.datetime.timedelta(days=1) -%}
-    {%- set last = day(dates | last) + modules.datetime.timedelta(days=var("late_days") | int + 1) -%}
+    {%- set last = day(dates | last) + modules.datetime.timedelta(days=var("late_days") | int) -%}
     (
         {{ clock_skewed }} is distinct from false
         or {{ received_date }} between date '{{ first }}' and date '{{ last }}'

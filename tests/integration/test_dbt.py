@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from stores import dbt_runs
+from stores import dbt_delta, dbt_runs
 from stores.dbt_delta import Window, replace_window, select_nothing
 from stores.dbt_runs import DbtOutcome, build
-from transforms.errors import TableError
+from transforms.errors import BusyError, TableError, UsageError
 
 FIRST, SECOND = date(2026, 3, 1), date(2026, 3, 2)
 MARTS = ("daily_logins", "device_activity", "user_sessions")
@@ -139,8 +139,8 @@ def lake(tmp_path: Path) -> Path:
 def run(lake: Path, tmp_path: Path):
     """Build for acme, all dates unless told, and expect it to work unless told."""
 
-    def _run(*dates: date, tenant: str = "acme", select: str | None = None, works: bool = True) -> DbtOutcome:
-        outcome = build(tenant, lake, dates, tmp_path / "target", "batch-7", select)
+    def _run(*dates: date, tenant: str = "acme", works: bool = True, **more: object) -> DbtOutcome:
+        outcome = build(tenant, lake, dates, tmp_path / "target", "batch-7", **more)
         assert outcome.succeeded == works, outcome
         return outcome
 
@@ -222,6 +222,22 @@ def test_no_group_under_the_threshold_is_published_and_totals_stay(lake, run):
     assert {test.status for test in outcome.tests} == {"pass"}
 
 
+def test_settings_reach_the_models(two_days, run):
+    append_logins(two_days, crowd(FIRST, 4, device_type="tv"), first_number=5000)
+    run(settings={"k_threshold": 3, "session_gap_minutes": 2000})
+    assert {row["device_type"] for row in read_mart(two_days, "daily_logins")} == {"ios", "tv"}
+    assert {row["session_number"] for row in read_mart(two_days, "user_sessions")} == {1}
+
+
+def test_a_setting_that_does_not_exist_is_refused(run):
+    with pytest.raises(UsageError, match="k_treshold"):
+        run(settings={"k_treshold": 3})
+
+
+def test_every_test_names_its_model(two_days, run):
+    assert {test.model for test in run().tests} == {*MARTS}
+
+
 # -- replacing windows --------------------------------------------------------------------------
 
 
@@ -286,6 +302,29 @@ def test_an_input_that_is_missing_does_not_empty_a_mart(two_days, run, tmp_path)
     assert [model.name for model in outcome.models] == ["device_activity"]
     assert len(read_mart(two_days, "device_activity")) == 23
     assert not (two_days / "acme" / "curated" / "daily_logins").exists()
+
+
+def test_a_mart_of_other_columns_is_refused_in_a_window_and_rebuilt_as_a_whole(two_days, run, broken_project):
+    run()
+    marts = broken_project / "models" / "marts"
+    replace_in(marts / "device_activity.sql", "count(*) as logins,", "count(*) as logins, 1 as one,")
+    column = "- {name: one, data_type: integer, description: One.}\n      - name: device_id_token"
+    replace_in(marts / "device_activity.yml", "- name: device_id_token", column)
+    outcome = run(FIRST, works=False)
+    assert outcome.failed() == ["device_activity"]
+    assert "rebuild without event_dates" in outcome.models[1].message
+    run()
+    assert {row["one"] for row in read_mart(two_days, "device_activity")} == {1}
+
+
+def test_a_column_that_only_newer_files_have_is_null_in_older_ones(two_days, run, lake):
+    table = lake / "acme" / "masked" / "logins"
+    DeltaTable(table).delete()
+    shutil.rmtree(table)
+    rows = pa.Table.from_pylist([row_of(login, n) for n, login in enumerate(crowd(FIRST, 10))], SCHEMA)
+    write_deltalake(table, rows.drop_columns(["locale"]), partition_by=["received_date", "clock_skewed"])
+    run()
+    assert [row["locale"] for row in read_mart(lake, "daily_logins")] == ["unknown"]
 
 
 # -- tenants ------------------------------------------------------------------------------------
@@ -447,6 +486,18 @@ def test_rows_outside_the_window_are_refused_without_being_shown(tmp_path):
         replace_window(tmp_path / "zone" / "words", rows(SECOND), window, ["event_date"], {})
     assert "sesame" not in str(caught.value)
     assert caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+def test_a_writer_that_was_overtaken_is_told_to_try_again(tmp_path, monkeypatch):
+    from deltalake.exceptions import CommitFailedError
+
+    def overtaken(*_: object) -> int:
+        raise CommitFailedError("added: sesame")
+
+    monkeypatch.setattr(dbt_delta, "_commit", overtaken)
+    with pytest.raises(BusyError, match="zone/words") as caught:
+        replace_window(tmp_path / "zone" / "words", iter(()), Window("event_date", []), [], {})
+    assert "sesame" not in str(caught.value) and caught.value.__context__ is None
 
 
 # -- the project itself -------------------------------------------------------------------------

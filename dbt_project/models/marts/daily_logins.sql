@@ -75,8 +75,9 @@ taken_in as (
         arg_min(device_type, (users, device_type, locale)) as device_type,
         arg_min(locale, (users, device_type, locale)) as locale
     from sizes
-    semi join small_rests using (event_date)
-    where users >= {{ k }}
+    where
+        users >= {{ k }}
+        and event_date in (select small_rests.event_date from small_rests)
     group by event_date
 ),
 
