@@ -30,7 +30,8 @@ from transforms.pii.siv_blocks import (
     ViewColumn,
     Words,
     chunks,
-    mask_last,
+    mask_blocks,
+    masks,
     strided,
 )
 
@@ -145,13 +146,17 @@ def has_live_key(tokens: pl.Series, key_ids: Collection[bytes]) -> pl.Series:
 
 def _by_block_count(chunk: Chunk) -> Iterator[tuple[int, Chunk]]:
     """Part a chunk by how many blocks its values have; all long ones count as one block more."""
-    counts = np.minimum(np.maximum((chunk.lengths + 15) >> 4, 1), MOST_BLOCKS + 1)
-    lowest = int(counts.min())
-    if lowest == counts.max():
-        yield lowest, chunk
+    shortest, longest = (_block_count(int(end)) for end in (chunk.lengths.min(), chunk.lengths.max()))
+    if shortest == longest:
+        yield shortest, chunk
         return
+    counts = np.minimum(np.maximum((chunk.lengths + 15) >> 4, 1), MOST_BLOCKS + 1)
     for blocks in np.flatnonzero(np.bincount(counts)).tolist():
         yield blocks, chunk.part(np.flatnonzero(counts == blocks))
+
+
+def _block_count(length: int) -> int:
+    return min(max(length + 15 >> 4, 1), MOST_BLOCKS + 1)
 
 
 def _each(chunk: Chunk) -> Iterator[bytes]:
@@ -237,9 +242,10 @@ class _Writer:
         """Encrypt values of one block count: all tokens in one buffer, and their distance in it."""
         rest = part.lengths - BLOCK_BYTES * (blocks - 1)
         plain = _columns(part.windows(blocks * BLOCK_BYTES), 0, blocks)
-        mask_last(plain[-1], rest)
+        kept = masks(rest)
+        mask_blocks(plain[-1], kept)
         vectors = self._siv.authenticate(plain, rest)
-        cipher = self._siv.encipher(vectors, plain, rest) if self._keep else []
+        cipher = self._siv.encipher(vectors, plain, kept) if self._keep else []
         size = HEAD_BYTES + (int(part.lengths.max()) if self._keep else 0)
         # Rows of whole groups of 3 bytes: then the code of all rows is the rows' codes in a row.
         width = size + -size % 3
@@ -256,7 +262,8 @@ class _Writer:
             matrix[spare::width] = 0
         for place in reversed(range(len(cipher))):
             strided(matrix, HEAD_BYTES + BLOCK_BYTES * place, 16, width, count)[:] = cipher[place]
-        strided(matrix, 0, 8, width, count)[:] = np.void(self._key.prefix + bytes(3))
+        starts = np.ndarray((count,), dtype="<u8", buffer=matrix, strides=(width,))
+        starts[:] = int.from_bytes(self._key.prefix, "little")
         strided(matrix, PREFIX_BYTES, 16, width, count)[:] = vectors
         return matrix[: count * width]
 
@@ -337,7 +344,7 @@ class _Reader:
         """Open tokens of one key and one block count; nothing is given out unless all verify."""
         siv = self._siv(prefix)
         (vectors,) = _columns(rows, PREFIX_BYTES, 1)
-        plain = siv.encipher(vectors, _columns(rows, HEAD_BYTES, blocks), rest)
+        plain = siv.encipher(vectors, _columns(rows, HEAD_BYTES, blocks), masks(rest))
         again = siv.authenticate(plain, rest)
         if (vectors.view(np.uint64) != again.view(np.uint64)).any():
             raise DecryptionError(self._what)

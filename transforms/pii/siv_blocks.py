@@ -96,10 +96,15 @@ def _ecb(encryptor: BlockEncryptor, blocks: Blocks) -> Blocks:
 _MASK = _table([_ALL_BITS ^ (_ALL_BITS >> 8 * rest) for rest in range(17)])
 
 
-def mask_last(blocks: Blocks, rest: Ints) -> None:
-    """Zero, in place, what lies behind the first `rest` bytes of each block."""
+def masks(rest: Ints) -> Blocks:
+    """Give, for each row, the block that keeps its first `rest` bytes and zeroes the others."""
+    return _MASK.take(rest)
+
+
+def mask_blocks(blocks: Blocks, kept: Blocks) -> None:
+    """Zero, in place, what `masks` says."""
     words = blocks.view(np.uint64)
-    np.bitwise_and(words, _MASK.take(rest).view(np.uint64), out=words)
+    np.bitwise_and(words, kept.view(np.uint64), out=words)
 
 
 class Siv:
@@ -154,7 +159,7 @@ class Siv:
     def authenticate(self, plain: list[Blocks], rest: Ints) -> Blocks:
         """Give V of each value: S2V over the associated data and the value.
 
-        Shape: `plain[j]` holds block j of every value, the last one masked by `mask_last`.
+        Shape: `plain[j]` holds block j of every value, the last one masked by `mask_blocks`.
         """
         if len(plain) == 1:
             return _ecb(self._authenticator, _xor(plain[0], self._only.take(rest)))
@@ -167,7 +172,7 @@ class Siv:
         assert chain is not None  # noqa: S101 - for the type checker: there is at least one block
         return chain
 
-    def encipher(self, vectors: Blocks, plain: list[Blocks], rest: Ints) -> list[Blocks]:
+    def encipher(self, vectors: Blocks, plain: list[Blocks], kept: Blocks) -> list[Blocks]:
         """Encipher, or decipher (it is the same), the blocks of each value in counter mode from V."""
         count = len(vectors)
         counters = np.empty((len(plain), count), dtype="V16")
@@ -182,7 +187,7 @@ class Siv:
         stream = _ecb(self._encipherer, counters.reshape(-1)).reshape(len(plain), count)
         for place, block in enumerate(plain):
             _xor_into(stream[place], block)
-        mask_last(stream[-1], rest)
+        mask_blocks(stream[-1], kept)
         return list(stream)
 
 
@@ -228,14 +233,21 @@ def chunks(values: pl.Series, slack: int, fill: bytes = b"\0") -> Iterator[Chunk
 
 def _bounded(start: int, values: pl.Series) -> Iterator[tuple[int, pl.Series]]:
     """Halve where values are long; a single long value is left whole."""
-    sizes = values.str.len_bytes() if values.dtype == pl.String else values.bin.size()
-    if len(values) > 1 and sizes.cast(pl.Int64).sum() > CHUNK_BYTES:
+    if len(values) > 1 and _size_bytes(values) > CHUNK_BYTES:
         half = len(values) // 2
         yield from _bounded(start, values.slice(0, half))
         yield from _bounded(start + half, values.slice(half))
         return
     for at in range(0, len(values), CHUNK_ROWS):
         yield start + at, values.slice(at, CHUNK_ROWS)
+
+
+def _size_bytes(values: pl.Series) -> int:
+    """Add up the lengths where they stand, in the column's own views."""
+    views = values.to_arrow(compat_level=pl.CompatLevel.newest())
+    buffers: list[Any] = views.buffers()
+    lengths = np.frombuffer(buffers[1], dtype="<u4")[4 * views.offset :: 4][: len(values)]
+    return int(lengths.sum(dtype=np.int64))
 
 
 def _chunk(rows: Rows, values: pl.Series, slack: int, fill: bytes) -> Chunk:
