@@ -1,0 +1,1 @@
+"""When, and with what: the composition root, definitions, sensors, schedules, jobs."""

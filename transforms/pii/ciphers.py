@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -21,10 +21,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from transforms.errors import AuditError, DecryptionError
 
-Buffer: TypeAlias = bytes | bytearray | memoryview[int]
+Buffer: TypeAlias = "bytes | bytearray | memoryview[int]"
 
 GCM_NONCE_BYTES = 12
 GCM_TAG_BYTES = 16
+# What a decryptor raises for a value that does not verify.
+WRONG_TAG = InvalidTag
 
 
 class BlockEncryptor(Protocol):
@@ -69,9 +71,7 @@ def sha256_hex(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def stretch_passphrase(
-    passphrase: bytes, salt: bytes, *, memory_kib: int, passes: int, lanes: int
-) -> bytes:
+def stretch_passphrase(passphrase: bytes, salt: bytes, *, memory_kib: int, passes: int, lanes: int) -> bytes:
     """Turn a passphrase into a 32-byte key, slowly on purpose.
 
     Source: Argon2id (RFC 9106). Units: `memory_kib` in KiB.
@@ -112,15 +112,14 @@ def gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated: bytes) -
     return AESGCM(key).encrypt(nonce, plaintext, associated)
 
 
-def gcm_encrypt_many(
-    key: bytes,
-    nonces: Sequence[bytes],
-    plaintexts: Sequence[bytes],
-    associated: Sequence[bytes],
-) -> list[bytes]:
-    """Encrypt several values under one key: the key schedule is set up once for all of them."""
-    encrypt = AESGCM(key).encrypt
-    return [encrypt(n, p, a) for n, p, a in zip(nonces, plaintexts, associated, strict=True)]
+def gcm_encryptor(key: bytes) -> Callable[[bytes, bytes, bytes], bytes]:
+    """Give `encrypt(nonce, plaintext, associated)` for one key, whose schedule is then set up once."""
+    return AESGCM(key).encrypt
+
+
+def gcm_decryptor(key: bytes) -> Callable[[bytes, bytes, bytes], bytes]:
+    """Give `decrypt(nonce, ciphertext, associated)` for one key; it raises InvalidTag of its own."""
+    return AESGCM(key).decrypt
 
 
 def gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated: bytes) -> bytes:

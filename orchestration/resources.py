@@ -1,0 +1,124 @@
+"""The composition root: plain objects made from settings.
+
+It knows no Dagster, so that the command line and the service start fast and share it with the runs.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from stores.access import Access
+from stores.audit import AuditTrail
+from stores.database import Database
+from stores.home import Home, checked_tenant
+from stores.intake import Intake
+from stores.keyring import KeyProvider, LocalKeyring, generate_passphrase, read_passphrase
+from stores.keys import TenantKeys, create_tenant_keys
+from stores.landing import Landing
+from stores.ledger import Ledger
+from stores.settings import Settings, load_settings
+from stores.tables import Tables
+from transforms.access import Role
+from transforms.audit import Action, Outcome
+
+
+def now() -> datetime:
+    """Give the time, UTC: the platform's only clock."""
+    return datetime.now(UTC)
+
+
+class Platform:
+    """Every store of a home, made when first used."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Take the settings; nothing is opened and no file is made."""
+        self.settings = settings or load_settings()
+        self.home = Home(self.settings.home)
+
+    @cached_property
+    def database(self) -> Database:
+        """The application database; UsageError where the home is not made yet."""
+        database = Database.at(self.home.database, self.settings.database_url)
+        database.require()
+        return database
+
+    @cached_property
+    def provider(self) -> KeyProvider:
+        """The keeper of the root keys."""
+        return LocalKeyring(self.home.keyring, read_passphrase(self.passphrase_file))
+
+    @property
+    def passphrase_file(self) -> Path:
+        """The file that opens the keyring."""
+        return self.settings.passphrase_file or self.home.passphrase
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The Delta tables."""
+        return Tables(self.home.lake, self.home.locks, self.settings.rollup_commits)
+
+    @cached_property
+    def landing(self) -> Landing:
+        """The landing folder."""
+        return Landing(self.home, self.settings.chunk_bytes, now)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Batches and deliveries."""
+        return Ledger(self.database, now)
+
+    @cached_property
+    def access(self) -> Access:
+        """Principals, roles, tenants."""
+        return Access(self.database, now)
+
+    @cached_property
+    def audit(self) -> AuditTrail:
+        """The audit trail."""
+        return AuditTrail(self.database, self.provider, self.home.checkpoints, now)
+
+    @cached_property
+    def intake(self) -> Intake:
+        """The way from landing to the lake."""
+        return Intake(
+            self.home,
+            self.provider,
+            self.landing,
+            self.ledger,
+            self.tables,
+            self.settings.duplicate_window_days,
+            now,
+        )
+
+    def keys(self, tenant: str) -> TenantKeys:
+        """Give a tenant's keys."""
+        return TenantKeys(tenant, self.provider)
+
+    def add_tenant(self, tenant: str, principal: str) -> bool:
+        """Register a tenant with keys of its own, once and audited; give whether it is new."""
+        create_tenant_keys(checked_tenant(tenant), self.provider)
+        is_new = self.access.add_tenant(tenant)
+        if is_new:
+            self.audit.record(tenant, principal, Action.TENANT_ADDED, Outcome.DONE)
+        return is_new
+
+    def create_home(self, principal: str) -> bool:
+        """Make the home: folders, keyring, database, the first tenant, the local operator. Idempotent.
+
+        Gives whether it was made now.
+        """
+        is_new = not self.home.keyring.exists()
+        self.home.make()
+        if self.settings.passphrase_file is None:
+            generate_passphrase(self.home.passphrase)
+        LocalKeyring.create(self.home.keyring, read_passphrase(self.passphrase_file))
+        Database.at(self.home.database, self.settings.database_url).migrate()
+        if self.access.assign(principal, Role.OPERATOR):
+            self.audit.record(DEFAULT_TENANT, principal, Action.ROLE_ASSIGNED, Outcome.DONE, role=Role.OPERATOR)
+        self.add_tenant(DEFAULT_TENANT, principal)
+        return is_new
+
+
+DEFAULT_TENANT = "default"

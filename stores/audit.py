@@ -1,0 +1,156 @@
+"""The audit trail as it is kept: appended in the application database, its heads signed elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from stores.database import AUDIT, AUDIT_CHECKPOINTS, Database
+from stores.keyring import KeyProvider
+from transforms.audit import (
+    GENESIS,
+    Action,
+    Checkpoint,
+    Entry,
+    Outcome,
+    canonical_json,
+    entry_hash,
+    first_bad,
+    verify_checkpoint,
+)
+from transforms.errors import AuditError
+from transforms.pii.ciphers import sign, signing_public_key
+
+# A head is signed after this many entries, so that a cut tail is short; and whenever asked.
+CHECKPOINT_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verification found. `first_bad` is None where every entry and checkpoint holds."""
+
+    ok: bool
+    rows: int
+    checkpoints: int
+    first_bad: int | None
+    problem: str | None
+
+
+class AuditTrail:
+    """A trail a tenant. An entry is durable when `record` returns."""
+
+    def __init__(
+        self, database: Database, provider: KeyProvider, checkpoints: Path, clock: Callable[[], datetime]
+    ) -> None:
+        """Remember where entries, and copies of signed heads, go."""
+        self._database, self._provider = database, provider
+        self._checkpoints, self._clock = checkpoints, clock
+
+    def record(
+        self, tenant: str, principal: str, action: Action, outcome: Outcome, **parameters: str | int | None
+    ) -> Entry:
+        """Append an entry. `parameters` hold names, counts and pseudonyms; never a personal value."""
+        with self._database.begin() as connection:
+            head = self._head(connection, tenant)
+            entry = _linked(
+                Entry(
+                    tenant,
+                    head[0] + 1,
+                    self._now(),
+                    principal,
+                    str(action),
+                    str(outcome),
+                    canonical_json(parameters),
+                    head[1],
+                    "",
+                )
+            )
+            connection.execute(AUDIT.insert().values(**asdict(entry)))
+        if entry.seq % CHECKPOINT_EVERY == 0:
+            self.checkpoint(tenant)
+        return entry
+
+    def entries(self, tenant: str, limit: int | None = None) -> list[Entry]:
+        """Give a tenant's entries, oldest first; with a limit the latest ones."""
+        query = sa.select(AUDIT).where(AUDIT.c.tenant == tenant).order_by(AUDIT.c.seq.desc()).limit(limit)
+        return [Entry(**row) for row in reversed(self._database.rows(query))]
+
+    def tenants(self) -> list[str]:
+        """Give the tenants that have a trail."""
+        return [row["tenant"] for row in self._database.rows(sa.select(AUDIT.c.tenant).distinct())]
+
+    def checkpoint(self, tenant: str) -> Checkpoint | None:
+        """Sign the head of a chain and keep it in the database and in a file beside it."""
+        with self._database.begin() as connection:
+            seq, head = self._head(connection, tenant)
+            if seq == 0 or self._is_signed(connection, tenant, seq):
+                return None
+            unsigned = Checkpoint(tenant, seq, head, self._now(), "")
+            signature = sign(self._provider.signing_key(), unsigned.message()).hex()
+            signed = Checkpoint(tenant, seq, head, unsigned.at, signature)
+            connection.execute(AUDIT_CHECKPOINTS.insert().values(**asdict(signed)))
+        self._copy_out(signed)
+        return signed
+
+    def verify(self, tenant: str) -> Verdict:
+        """Verify a tenant's chain and every signed head of it, from the database and from the files."""
+        entries = self.entries(tenant)
+        bad = first_bad(entries)
+        heads = {entry.seq: entry.hash for entry in entries}
+        signed = self._signed_heads(tenant)
+        public_key = signing_public_key(self._provider.signing_key())
+        for checkpoint in signed:
+            try:
+                verify_checkpoint(checkpoint, heads, public_key)
+            except AuditError as error:
+                place = min(bad or checkpoint.seq, checkpoint.seq)
+                return Verdict(False, len(entries), len(signed), place, str(error))
+        problem = None if bad is None else f"entry {bad} is missing, moved or altered"
+        return Verdict(bad is None, len(entries), len(signed), bad, problem)
+
+    def _now(self) -> str:
+        return self._clock().isoformat(timespec="microseconds")
+
+    def _head(self, connection: sa.Connection, tenant: str) -> tuple[int, str]:
+        query = (
+            sa.select(AUDIT.c.seq, AUDIT.c.hash).where(AUDIT.c.tenant == tenant).order_by(AUDIT.c.seq.desc())
+        )
+        row = connection.execute(query.limit(1)).first()
+        return (row.seq, row.hash) if row else (0, GENESIS)
+
+    def _is_signed(self, connection: sa.Connection, tenant: str, seq: int) -> bool:
+        query = sa.select(AUDIT_CHECKPOINTS.c.seq).where(
+            AUDIT_CHECKPOINTS.c.tenant == tenant, AUDIT_CHECKPOINTS.c.seq == seq
+        )
+        return connection.execute(query).first() is not None
+
+    def _copy_out(self, checkpoint: Checkpoint) -> None:
+        self._checkpoints.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self._checkpoints / f"{checkpoint.tenant}.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(checkpoint)) + "\n")
+
+    def _signed_heads(self, tenant: str) -> list[Checkpoint]:
+        query = sa.select(AUDIT_CHECKPOINTS).where(AUDIT_CHECKPOINTS.c.tenant == tenant)
+        found = [Checkpoint(**row) for row in self._database.rows(query)]
+        path = self._checkpoints / f"{tenant}.jsonl"
+        if path.exists():
+            found += [Checkpoint(**_loaded(line)) for line in path.read_text().splitlines()]
+        return sorted(set(found), key=lambda one: one.seq)
+
+
+def _loaded(line: str) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = json.loads(line)
+    except ValueError:
+        raise AuditError("a line of the checkpoint file is damaged") from None
+    return loaded
+
+
+def _linked(entry: Entry) -> Entry:
+    return Entry(**{**asdict(entry), "hash": entry_hash(entry)})

@@ -1,0 +1,36 @@
+"""The contracts of the deployment: every YAML file of the `contracts` folder, compiled."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from transforms.errors import UsageError
+from transforms.pii.contracts import Contract, compile_contract
+
+FOLDER = Path(__file__).resolve().parent.parent / "contracts"
+
+
+def load_contract(source: str, folder: Path = FOLDER) -> Contract:
+    """Compile one source's contract.
+
+    Raises: UsageError where there is no such source; ContractError where its contract is bad.
+    """
+    if source not in sources(folder):
+        raise UsageError(f"no source `{source}`; there are: {', '.join(sources(folder))}")
+    return _compiled(folder / f"{source}.yaml")
+
+
+def load_contracts(folder: Path = FOLDER) -> dict[str, Contract]:
+    """Compile every contract, by source."""
+    return {source: load_contract(source, folder) for source in sources(folder)}
+
+
+def sources(folder: Path = FOLDER) -> tuple[str, ...]:
+    """Give the names of all sources, sorted."""
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
+
+
+@cache
+def _compiled(path: Path) -> Contract:
+    return compile_contract(f"contracts/{path.name}", path.read_text())

@@ -1,0 +1,205 @@
+"""The application database: tenants, principals, roles, batches, deliveries, the audit trail.
+
+SQLite in the home, PostgreSQL in production. Tables are declared here for queries and made by the
+migrations in `stores/migrations`; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Integer, LargeBinary, MetaData, Text
+
+from transforms.errors import UsageError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+METADATA = MetaData()
+HEAD = "0001"  # the newest migration
+
+TENANTS = sa.Table(
+    "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
+)
+
+PRINCIPALS = sa.Table(
+    "principals",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
+# A role held by a principal in one tenant; `*` is every tenant.
+ROLE_ASSIGNMENTS = sa.Table(
+    "role_assignments",
+    METADATA,
+    Column("principal", Text, sa.ForeignKey("principals.id"), primary_key=True),
+    Column("role", Text, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("created_at", Text, nullable=False),
+)
+
+# A batch of files on its way: landed -> sealed -> masked -> done.
+BATCHES = sa.Table(
+    "batches",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("received_at", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("files", Integer, nullable=False, default=0),
+    Column("rows", Integer, nullable=False, default=0),
+    Column("accepted", Integer, nullable=False, default=0),
+    Column("quarantined", Integer, nullable=False, default=0),
+    Column("duplicates", Integer, nullable=False, default=0),
+    Column("refused", Integer, nullable=False, default=0),
+    Column("chunks", Integer, nullable=False, default=0),
+    Column("size_bytes", Integer, nullable=False, default=0),
+    Column("changed_at", Text, nullable=False),
+)
+
+# The counts of a batch's chunks, each written once with its commit.
+CHUNKS = sa.Table(
+    "chunks",
+    METADATA,
+    Column("batch_id", Text, sa.ForeignKey("batches.id"), primary_key=True),
+    Column("chunk", Integer, primary_key=True),
+    Column("rows", Integer, nullable=False),
+    Column("accepted", Integer, nullable=False),
+    Column("quarantined", Integer, nullable=False),
+    Column("duplicates", Integer, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("unknown", Integer, nullable=False),
+)
+
+# Delivered files by their keyed digest: the same file again is told at once.
+DELIVERIES = sa.Table(
+    "deliveries",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+    Column("batch_id", Text, nullable=False),
+    Column("file", Integer, nullable=False),
+    Column("rows", Integer, nullable=False, default=0),
+)
+
+# What plain processes want Dagster to do; a sensor turns it into a run.
+OUTBOX = sa.Table(
+    "outbox",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("taken_at", Text),
+)
+
+AUDIT = sa.Table(
+    "audit",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("at", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+)
+
+AUDIT_CHECKPOINTS = sa.Table(
+    "audit_checkpoints",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("head", Text, nullable=False),
+    Column("at", Text, nullable=False),
+    Column("signature", Text, nullable=False),
+)
+
+
+class Database:
+    """Connections to the application database. Making one connects to nothing."""
+
+    def __init__(self, url: str) -> None:
+        """Take SQLAlchemy's address of the database."""
+        self.url = url
+        self._engine = sa.create_engine(url)
+        if url.startswith("sqlite"):
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+            sa.event.listen(self._engine, "begin", _begin_immediate)
+
+    @staticmethod
+    def at(path: Path, url: str | None = None) -> Database:
+        """Give the database at an address, or the embedded one in a file."""
+        return Database(url or f"sqlite:///{path}")
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """Give a connection in one transaction, durable when the block ends."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        """Run a query and give its rows as dictionaries."""
+        with self.begin() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest migration; nothing happens where it is there."""
+        if self.revision() == HEAD:
+            return
+        from alembic import command
+
+        command.upgrade(_alembic_config(self.url), "head")
+
+    def revision(self) -> str | None:
+        """Give the schema's migration, None for an empty database."""
+        with self.begin() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            found: str | None = connection.execute(sa.text("select version_num from alembic_version")).scalar()
+            return found
+
+    def require(self) -> None:
+        """Refuse to work with a database that was not made or is of another release.
+
+        Raises: UsageError with what to do.
+        """
+        if self.revision() != HEAD:
+            raise UsageError("this home is not made yet, or is of another release: run `lockhouse init`")
+
+
+def _alembic_config(url: str) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["url"] = url
+    return config
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's connection
+    """Wait for other writers, sync every commit, overwrite what is deleted."""
+    connection.isolation_level = None  # transactions are begun below, as immediate ones
+    for pragma in (
+        "journal_mode = wal",
+        "synchronous = full",
+        "busy_timeout = 60000",
+        "secure_delete = on",
+        "foreign_keys = on",
+    ):
+        connection.execute(f"pragma {pragma}")
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    """Take the write lock first: a chain is never extended from a head that somebody else moved."""
+    connection.exec_driver_sql("begin immediate")

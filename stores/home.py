@@ -1,0 +1,97 @@
+"""The home: one folder with all state, and where in it each thing lies."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from transforms.errors import UsageError
+
+TENANT = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths of a home. Readable personal data may lie under `landing` only."""
+
+    root: Path
+
+    @property
+    def landing(self) -> Path:
+        """Files as they arrive, and batches on their way: the only readable place."""
+        return self.root / "landing"
+
+    @property
+    def lake(self) -> Path:
+        """Delta tables: `<tenant>/<zone>/<table>`."""
+        return self.root / "lake"
+
+    @property
+    def keys(self) -> Path:
+        """The keyring and the tenants' subject keys."""
+        return self.root / "keys"
+
+    @property
+    def keyring(self) -> Path:
+        """The file of the root keys."""
+        return self.keys / "keyring.json"
+
+    @property
+    def passphrase(self) -> Path:
+        """The generated passphrase of an unattended home."""
+        return self.keys / "passphrase"
+
+    @property
+    def database(self) -> Path:
+        """The embedded application database."""
+        return self.root / "lockhouse.db"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Signed heads of the audit chains."""
+        return self.root / "audit"
+
+    @property
+    def dagster(self) -> Path:
+        """Dagster's own storage."""
+        return self.root / "dagster"
+
+    @property
+    def dbt(self) -> Path:
+        """What dbt writes while it runs."""
+        return self.root / "dbt"
+
+    @property
+    def tmp(self) -> Path:
+        """Temporary files of our own and of the libraries."""
+        return self.root / "tmp"
+
+    @property
+    def locks(self) -> Path:
+        """Files that exist only to be locked."""
+        return self.root / "locks"
+
+    def tenant_lock(self, tenant: str) -> Path:
+        """The lock that a batch shares and an erasure holds alone."""
+        return self.locks / tenant / "tenant.lock"
+
+    def seen(self, tenant: str, source: str) -> Path:
+        """The seen-event index of a tenant's source: a file a day."""
+        return self.lake / tenant / "seen" / source
+
+    def make(self) -> None:
+        """Create the folders, for their owner only."""
+        folders = (self.landing, self.lake, self.keys, self.checkpoints, self.dagster, self.dbt, self.tmp)
+        for folder in (self.root, *folders, self.locks):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def checked_tenant(tenant: str) -> str:
+    """Give the tenant's name back.
+
+    Raises: UsageError where it is no name that may stand in a path and in an audit entry.
+    """
+    if not TENANT.match(tenant):
+        raise UsageError(f"a tenant's name is lower-case letters, digits and dashes ({TENANT.pattern})")
+    return tenant

@@ -1,0 +1,371 @@
+"""Intake: a claimed batch becomes sealed rows of `raw`, quarantine entries, and masked rows.
+
+The order of a chunk is: subject keys on disk, quarantine, raw, ledger; then the batch's readable
+files go; then masked. Every step is done once however often it is repeated, so that a process may
+be killed anywhere and another may take over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from stores.home import Home
+from stores.keyring import KeyProvider
+from stores.keys import TenantKeys
+from stores.landing import Batch, Landing
+from stores.ledger import Counts, Ledger, State
+from stores.locks import exclusive, shared
+from stores.quarantine import Quarantine
+from stores.sealing import Sealer
+from stores.seen import Arrival, SeenEvents
+from stores.subjects import SubjectKeys
+from stores.tables import Commit, Tables
+from transforms.chunks import Chunk, Fault, cut_chunks
+from transforms.errors import TableError
+from transforms.parsing import ROW, UNKNOWN, parse_records
+from transforms.pii.contracts import Contract
+from transforms.pii.identities import (
+    delivery_digest,
+    event_id_bytes,
+    named_event_ids,
+    numbered_event_ids,
+    subject_refs,
+    uuid_bytes,
+)
+from transforms.pii.masking import as_text, mask_records, place_in_time
+from transforms.records import Piece, read_records
+from transforms.tables import masked_table, raw_table
+
+# Opened records of a run wait here for the masked step, so that they need not be opened again.
+_KEPT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Checked records in clear, in memory only, with what places them.
+
+    Shape of `frame`: the contract's fields in canonical form, `_unknown`, and `event_id`,
+    `subject_ref`, `received_at`, `batch_id`, `chunk`.
+    """
+
+    frame: pl.DataFrame
+    subject_keys: Mapping[bytes, bytes]
+
+
+class Intake:
+    """Takes batches of one source from landing to the lake."""
+
+    def __init__(
+        self,
+        home: Home,
+        provider: KeyProvider,
+        landing: Landing,
+        ledger: Ledger,
+        tables: Tables,
+        window_days: int,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """Remember the stores; nothing is opened yet."""
+        self._home, self._provider = home, provider
+        self._landing, self._ledger, self._tables = landing, ledger, tables
+        self._window_days, self._clock = window_days, clock
+        self._kept: dict[tuple[str, int], Opened] = {}
+        self._kept_bytes = 0
+
+    def sealer(self, tenant: str) -> Sealer:
+        """Give the tenant's sealer."""
+        keys = TenantKeys(tenant, self._provider)
+        return Sealer(keys, SubjectKeys(self._home.keys, keys))
+
+    def seal_batch(self, batch_id: str, contract: Contract) -> Counts:
+        """Seal a batch's records into `raw` and `quarantine`, then delete its readable files.
+
+        Raises: BusyError where an erasure holds the tenant.
+        """
+        batch = self._landing.batch(batch_id)
+        if batch is not None:
+            with self._working_on(batch):
+                if self._ledger.enter(batch) is State.LANDED:
+                    self._seal(batch, contract)
+                    self._ledger.advance(batch.id, State.SEALED)
+                self._landing.discard_files(batch)
+        return self._ledger.counts([batch_id])
+
+    def mask_batch(self, batch_id: str, contract: Contract) -> int:
+        """Write the masked rows of a sealed batch; gives how many there are."""
+        batch = self._landing.batch(batch_id)
+        if batch is None:
+            return self._ledger.counts([batch_id]).accepted
+        with self._working_on(batch):
+            rows = sum(self._mask_chunk(batch, chunk, contract) for chunk in self._ledger.chunks(batch_id))
+            if self._ledger.state(batch_id) is State.SEALED:
+                self._ledger.advance(batch_id, State.MASKED)
+        return rows
+
+    def finish_batch(self, batch_id: str) -> None:
+        """Note that a batch has reached every table that is made of it."""
+        batch = self._landing.batch(batch_id)
+        if batch is not None:
+            self._ledger.advance(batch_id, State.DONE)
+            self._landing.close(batch)
+
+    def remask(self, tenant: str, contract: Contract, start: datetime, commit: Commit) -> int:
+        """Make the masked rows of one arrival hour anew from raw, exactly; gives how many."""
+        end = start + timedelta(hours=1)
+        spec = masked_table(contract)
+        with shared(self._home.tenant_lock(tenant)), exclusive(self._intake_lock(tenant, contract.source)):
+            arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < end)
+            opened = self._open_raw(tenant, contract, (pl.col("received_date") == start.date()) & arrived)
+            predicate = (
+                f"received_date = '{start:%Y-%m-%d}' and received_hour = timestamp '{start:%Y-%m-%dT%H:%M:%S}Z'"
+            )
+            masked = self._masked(tenant, contract, opened)
+            return self._tables.replace(tenant, spec, masked, predicate, commit).rows
+
+    @contextmanager
+    def _working_on(self, batch: Batch) -> Iterator[None]:
+        """Share the tenant with other batches, hold the source alone: duplicates are found one by one."""
+        with ExitStack() as stack:
+            stack.enter_context(shared(self._home.tenant_lock(batch.tenant)))
+            stack.enter_context(exclusive(self._intake_lock(batch.tenant, batch.source)))
+            yield
+
+    def _intake_lock(self, tenant: str, source: str) -> Path:
+        return self._home.locks / tenant / f"{source}.intake.lock"
+
+    def _seal(self, batch: Batch, contract: Contract) -> None:
+        deliveries: dict[int, bytes] = {}
+        pieces = self._pieces(batch, deliveries)
+        for chunk in cut_chunks(pieces, batch.chunk_bytes):
+            self._seal_chunk(batch, contract, chunk, deliveries)
+
+    def _pieces(self, batch: Batch, deliveries: dict[int, bytes]) -> Iterator[tuple[int, Piece]]:
+        """Read the files that are new; count the others as duplicates, whole."""
+        key = TenantKeys(batch.tenant, self._provider).identity_key("delivery")
+        for file, path, _ in batch.files():
+            deliveries[file] = delivery_digest(key, _sha256(path))
+            first = self._ledger.deliver(batch, deliveries[file], file)
+            if (first.batch_id, first.file) != (batch.id, file):
+                rows = first.rows or _count_records(path)
+                # Negative numbers stand for whole files, beside the chunks.
+                self._ledger.add_chunk(batch.id, -1 - file, Counts(rows=rows, duplicates=rows))
+                continue
+            rows = 0
+            with path.open("rb") as stream:
+                for piece in read_records(stream):
+                    rows += len(piece.payloads) + (piece.damage is not None)
+                    yield file, piece
+            self._ledger.count_delivery(batch.id, file, rows)
+
+    def _seal_chunk(
+        self, batch: Batch, contract: Contract, chunk: Chunk, deliveries: Mapping[int, bytes]
+    ) -> None:
+        sealer = self.sealer(batch.tenant)
+        parsed = parse_records(chunk.payloads, contract)
+        ids = _event_ids(sealer.keys, chunk, deliveries)
+        accepted = parsed.frame.with_columns(event_id=ids.gather(parsed.frame[ROW]))
+        if contract.event_id is not None:
+            names = named_event_ids(sealer.keys.identity_key("event"), accepted[contract.event_id].to_list())
+            accepted = accepted.with_columns(event_id=names)
+        duplicates = self._duplicates(batch, contract, chunk, accepted)
+        accepted = accepted.filter(~duplicates)
+        opened = self._open_subjects(batch, contract, chunk, sealer, accepted)
+        faults = [*chunk.faults, *_faults(chunk, parsed.rejected)]
+        quarantine = Quarantine(batch.tenant, self._tables, sealer, contract)
+        quarantine.add(batch, faults, deliveries, self._commit(batch, chunk.number))
+        self._append_raw(batch, contract, chunk, sealer, opened)
+        counts = Counts(
+            rows=len(chunk.payloads) + len(chunk.faults),
+            accepted=opened.frame.height,
+            quarantined=len(faults),
+            duplicates=int(duplicates.sum()),
+            refused=accepted.height - opened.frame.height,
+            unknown=int(opened.frame[UNKNOWN].is_not_null().sum()),
+        )
+        self._ledger.add_chunk(batch.id, chunk.number, counts)
+        self._keep(batch.id, chunk.number, opened)
+
+    def _duplicates(self, batch: Batch, contract: Contract, chunk: Chunk, accepted: pl.DataFrame) -> pl.Series:
+        """Tell which accepted records bring a name that came before; the others are known by their file."""
+        rows = accepted[ROW].to_list()
+        named = [at for at, row in enumerate(rows) if contract.event_id or chunk.names[row] is not None]
+        duplicates = pl.repeat(False, len(rows), eager=True)
+        if not named:
+            return duplicates
+        ids = event_id_bytes(accepted["event_id"].gather(named))
+        brought = uuid_bytes(batch.id)
+        arrivals: list[Arrival] = [
+            (event, brought, chunk.files[rows[at]], chunk.records[rows[at]])
+            for event, at in zip(ids, named, strict=True)
+        ]
+        index = SeenEvents(self._home.seen(batch.tenant, batch.source), self._window_days)
+        found = index.find_duplicates(batch.received_at.date(), arrivals)
+        return duplicates.scatter(named, pl.Series(found))
+
+    def _open_subjects(
+        self, batch: Batch, contract: Contract, chunk: Chunk, sealer: Sealer, accepted: pl.DataFrame
+    ) -> Opened:
+        """Give every record its subject and place; records of erased subjects are left out."""
+        subject = contract.subject
+        refs = subject_refs(
+            sealer.keys.identity_key("subject"), str(subject.domain), as_text(accepted[subject.name])
+        )
+        keys = sealer.subjects.keys_for(refs.unique().to_list())
+        placed = accepted.with_columns(
+            subject_ref=refs,
+            received_at=pl.lit(batch.received_at).cast(pl.Datetime("us", "UTC")),
+            batch_id=pl.lit(batch.id),
+            chunk=pl.lit(chunk.number, dtype=pl.Int32),
+        )
+        if len(keys) == refs.n_unique():
+            return Opened(placed, keys)
+        return Opened(placed.filter(pl.col("subject_ref").is_in(list(keys))), keys)
+
+    def _append_raw(
+        self, batch: Batch, contract: Contract, chunk: Chunk, sealer: Sealer, opened: Opened
+    ) -> None:
+        spec = raw_table(contract)
+        frame = opened.frame
+        sealed = sealer.seal_for_subjects(
+            spec.key,
+            "record",
+            [chunk.payloads[row] for row in frame[ROW].to_list()],
+            [opened.subject_keys[ref] for ref in frame["subject_ref"].to_list()],
+            event_id_bytes(frame["event_id"]),
+        )
+        rows = frame.select("event_id", "received_at", "batch_id", "chunk", "subject_ref").with_columns(
+            tenant=pl.lit(batch.tenant),
+            source=pl.lit(batch.source),
+            received_date=pl.col("received_at").dt.date(),
+            record=pl.Series(sealed, dtype=pl.Binary),
+        )
+        self._tables.append(batch.tenant, spec, rows, self._commit(batch, chunk.number))
+
+    def _mask_chunk(self, batch: Batch, chunk: int, contract: Contract) -> int:
+        spec = masked_table(contract)
+        opened = self._kept.pop((batch.id, chunk), None) or self._open_raw(
+            batch.tenant,
+            contract,
+            (pl.col("received_date") == batch.received_at.date())
+            & (pl.col("batch_id") == batch.id)
+            & (pl.col("chunk") == chunk),
+        )
+        masked = self._masked(batch.tenant, contract, opened)
+        return self._tables.append(batch.tenant, spec, masked, self._commit(batch, chunk)).rows
+
+    def _masked(self, tenant: str, contract: Contract, opened: Opened) -> pl.DataFrame:
+        sealer = self.sealer(tenant)
+        frame = opened.frame
+        happened = (
+            pl.col(contract.event_time) if contract.event_time else pl.lit(None, pl.Datetime("us", "UTC"))
+        )
+        masked = mask_records(frame, contract, sealer.keys.token_keys(contract.domains))
+        placed = frame.select(
+            "event_id",
+            "received_at",
+            "batch_id",
+            "chunk",
+            tenant=pl.lit(tenant),
+            occurred_at=happened.fill_null(pl.col("received_at")),
+        )
+        sealed = self._sealed_columns(contract, sealer, opened)
+        return place_in_time(pl.concat([placed, masked, sealed], how="horizontal")).sort("occurred_at")
+
+    def _sealed_columns(self, contract: Contract, sealer: Sealer, opened: Opened) -> pl.DataFrame:
+        """Seal the fields whose strategy is `seal`, and the undeclared ones, for their subjects."""
+        columns = {"unknown_sealed": opened.frame[UNKNOWN]}
+        for declared in contract.fields:
+            for output in declared.outputs:
+                if output.strategy == "seal":
+                    values = as_text(opened.frame[declared.name]).cast(pl.Binary)
+                    columns[output.column(declared.name)] = values
+        table = masked_table(contract).key
+        return pl.DataFrame(
+            {name: self._sealed(table, name, values, sealer, opened) for name, values in columns.items()}
+        )
+
+    def _sealed(self, table: str, column: str, values: pl.Series, sealer: Sealer, opened: Opened) -> pl.Series:
+        present = values.is_not_null()
+        if not present.any():
+            return pl.Series([None] * len(values), dtype=pl.Binary)
+        rows = opened.frame.filter(present)
+        sealed = sealer.seal_for_subjects(
+            table,
+            column,
+            values.filter(present).to_list(),
+            [opened.subject_keys[ref] for ref in rows["subject_ref"].to_list()],
+            event_id_bytes(rows["event_id"]),
+        )
+        each = iter(sealed)
+        return pl.Series([next(each) if there else None for there in present], dtype=pl.Binary)
+
+    def _open_raw(self, tenant: str, contract: Contract, rows: pl.Expr) -> Opened:
+        """Open raw rows; those whose subject was erased since are left out."""
+        spec = raw_table(contract)
+        sealer = self.sealer(tenant)
+        with self._tables.reading(tenant, spec.key) as table:
+            raw = table.filter(rows).collect()
+        keys = sealer.subjects.existing(raw["subject_ref"].unique().to_list())
+        raw = raw.filter(pl.col("subject_ref").is_in(list(keys)))
+        payloads = sealer.open_for_subjects(
+            spec.key,
+            "record",
+            raw["record"].to_list(),
+            [keys[ref] for ref in raw["subject_ref"].to_list()],
+            event_id_bytes(raw["event_id"]),
+        )
+        parsed = parse_records(payloads, contract)
+        if parsed.rejected:
+            reason = next(iter(parsed.rejected.values()))
+            raise TableError(f"{len(parsed.rejected)} records of {spec.key} fit the contract no more: {reason}")
+        places = raw.select("event_id", "subject_ref", "received_at", "batch_id", "chunk")
+        return Opened(pl.concat([parsed.frame, places], how="horizontal"), keys)
+
+    def _keep(self, batch_id: str, chunk: int, opened: Opened) -> None:
+        size = int(opened.frame.estimated_size())
+        if self._kept_bytes + size <= _KEPT_BYTES:
+            self._kept[batch_id, chunk] = opened
+            self._kept_bytes += size
+
+    def _commit(self, batch: Batch, chunk: int) -> Commit:
+        marks = {"batch": batch.id, "chunk": str(chunk)}
+        return Commit(f"{batch.source}/{batch.id}/{chunk}", int(self._clock().timestamp() * 1000), marks)
+
+
+def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) -> pl.Series:
+    """Give every record its id: the name of its message, else by its number in its delivery."""
+    key = keys.identity_key("event")
+    files = np.asarray(chunk.files, dtype=np.int64)
+    starts = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
+    runs = [
+        numbered_event_ids(key, deliveries[chunk.files[start]], chunk.records[start:stop])
+        for start, stop in pairwise(starts)
+        if stop > start
+    ]
+    ids = pl.concat(runs) if runs else pl.Series([], dtype=pl.String)
+    named = [at for at, name in enumerate(chunk.names) if name is not None]
+    return ids.scatter(named, named_event_ids(key, [str(chunk.names[at]) for at in named])) if named else ids
+
+
+def _faults(chunk: Chunk, rejected: Mapping[int, str]) -> Iterator[Fault]:
+    for row, reason in sorted(rejected.items()):
+        yield Fault(chunk.files[row], chunk.records[row], chunk.offsets[row], reason, chunk.payloads[row])
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _count_records(path: Path) -> int:
+    with path.open("rb") as stream:
+        return sum(len(piece.payloads) + (piece.damage is not None) for piece in read_records(stream))

@@ -1,0 +1,214 @@
+"""Landing: where files arrive in clear, are claimed into batches, and vanish once sealed.
+
+    landing/<source>/<tenant>/<file>            dropped by anybody
+    landing/.batches/<batch>/{manifest.json, 0, 1, ...}   claimed; names live in the manifest only
+
+A claim is one rename of a folder that was filled before; a crash leaves either the files where
+they were or a `.part` folder that the next look completes (files moved) or removes (files copied).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import uuid_utils
+
+from stores.home import TENANT, Home
+from stores.locks import exclusive
+from transforms.errors import BusyError, UsageError
+
+MAX_BATCH_FILES = 1000
+MAX_BATCH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Files that were claimed together. `names` are the files' own, kept under landing only."""
+
+    id: str
+    source: str
+    tenant: str
+    received_at: datetime
+    origin: Literal["moved", "copied"]
+    chunk_bytes: int
+    names: tuple[str, ...]
+    folder: Path
+
+    def files(self) -> list[tuple[int, Path, str]]:
+        """Give the files that are there: number, path, original name."""
+        numbered = ((number, self.folder / str(number), name) for number, name in enumerate(self.names))
+        return [(number, path, name) for number, path, name in numbered if path.exists()]
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the files as they arrived."""
+        return sum(path.stat().st_size for _, path, _ in self.files())
+
+
+class Landing:
+    """The landing folder of a home."""
+
+    def __init__(self, home: Home, chunk_bytes: int, clock: Callable[[], datetime]) -> None:
+        """Remember the folder; a batch keeps the chunk size it was claimed with."""
+        self._root, self._chunk_bytes, self._clock = home.landing, chunk_bytes, clock
+        self._batches = home.landing / ".batches"
+        self._sizes = home.landing / ".sizes.json"
+        self._lock = home.locks / "landing.lock"
+
+    def drop_folder(self, source: str, tenant: str) -> Path:
+        """Give the folder in which files of a source and tenant are dropped."""
+        return self._root / source / tenant
+
+    def settled(self, sources: Sequence[str]) -> dict[tuple[str, str], list[Path]]:
+        """Find dropped files that did not change since the last look, by source and tenant."""
+        found = {
+            str(path.relative_to(self._root)): [path.stat().st_size, path.stat().st_mtime_ns]
+            for source in sources
+            for path in self._dropped(source)
+        }
+        before = json.loads(self._sizes.read_text()) if self._sizes.exists() else {}
+        draft = self._sizes.with_suffix(".new")
+        draft.write_text(json.dumps(found))
+        draft.replace(self._sizes)
+        quiet: dict[tuple[str, str], list[Path]] = {}
+        for name, size in found.items():
+            if before.get(name) == size:
+                path = self._root / name
+                quiet.setdefault((path.parent.parent.name, path.parent.name), []).append(path)
+        return quiet
+
+    def _dropped(self, source: str) -> Iterator[Path]:
+        for path in sorted((self._root / source).glob("*/*")):
+            hidden = path.name.startswith(".") or path.name.endswith(".part")
+            if path.is_file() and not path.is_symlink() and not hidden and TENANT.match(path.parent.name):
+                yield path
+
+    def claim(self, source: str, tenant: str, paths: Sequence[Path]) -> list[Batch]:
+        """Move dropped files into batches, none larger than the limits."""
+        with exclusive(self._lock):
+            return [
+                self._fill(source, tenant, "moved", group)
+                for group in _grouped([path for path in paths if path.exists()])
+            ]
+
+    def copy_in(self, source: str, tenant: str, paths: Sequence[Path]) -> list[Batch]:
+        """Copy files from anywhere into batches; the originals stay.
+
+        Raises: UsageError where a path is no readable file.
+        """
+        for path in paths:
+            if not path.is_file():
+                raise UsageError(f"{path} is no file")
+        return [self._fill(source, tenant, "copied", group) for group in _grouped(paths)]
+
+    def open_batches(self, source: str | None = None) -> list[Batch]:
+        """Give the claimed batches, oldest first."""
+        found = (self._read(folder) for folder in sorted(self._batches.glob("*")) if folder.suffix != ".part")
+        return [batch for batch in found if batch is not None and source in (None, batch.source)]
+
+    def batch(self, batch_id: str) -> Batch | None:
+        """Give a claimed batch, None where it is done with."""
+        return self._read(self._batches / batch_id)
+
+    def recover(self) -> int:
+        """Complete what a killed process was claiming; remove what it was copying. Gives how many."""
+        with exclusive(self._lock):
+            return sum(self._recovered(folder) for folder in self._batches.glob("*.part"))
+
+    def discard_files(self, batch: Batch) -> None:
+        """Delete a batch's readable files: they are sealed. The folder stays until the batch is done."""
+        for _, path, _ in batch.files():
+            path.unlink()
+
+    def close(self, batch: Batch) -> None:
+        """Forget a batch that has reached its tables."""
+        shutil.rmtree(batch.folder, ignore_errors=True)
+
+    def _fill(
+        self, source: str, tenant: str, origin: Literal["moved", "copied"], paths: Sequence[Path]
+    ) -> Batch:
+        received_at = self._clock()
+        batch_id = str(uuid_utils.uuid7(nanoseconds=int(received_at.timestamp() * 1_000_000) * 1000))
+        part = self._batches / f"{batch_id}.part"
+        part.mkdir(parents=True, mode=0o700)
+        names = tuple(path.name for path in paths)
+        batch = Batch(batch_id, source, tenant, received_at, origin, self._chunk_bytes, names, part)
+        with exclusive(part / ".filling"):
+            _write_manifest(batch)
+            for number, path in enumerate(paths):
+                if origin == "moved":
+                    path.rename(part / str(number))
+                else:
+                    _copy(path, part / str(number))
+            _sync(part)
+            return self._finish(batch)
+
+    def _finish(self, batch: Batch) -> Batch:
+        final = self._batches / batch.id
+        batch.folder.rename(final)
+        _sync(self._batches)
+        return replace(batch, folder=final)
+
+    def _recovered(self, part: Path) -> int:
+        try:
+            with exclusive(part / ".filling", wait=False):
+                batch = self._read(part)
+                if batch is not None and batch.origin == "moved" and batch.files():
+                    self._finish(batch)
+                else:
+                    shutil.rmtree(part, ignore_errors=True)
+                return 1
+        except BusyError:
+            return 0
+
+    def _read(self, folder: Path) -> Batch | None:
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        received_at = datetime.fromisoformat(manifest.pop("received_at"))
+        names = tuple(manifest.pop("names"))
+        return Batch(**manifest, received_at=received_at, names=names, folder=folder)
+
+
+def _grouped(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    group: list[Path] = []
+    size = 0
+    for path in paths:
+        if group and (len(group) == MAX_BATCH_FILES or size + path.stat().st_size > MAX_BATCH_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(path)
+        size += path.stat().st_size
+    if group:
+        yield group
+
+
+def _write_manifest(batch: Batch) -> None:
+    manifest = {name: value for name, value in asdict(batch).items() if name != "folder"}
+    manifest["received_at"] = batch.received_at.isoformat()
+    path = batch.folder / "manifest.json"
+    path.write_text(json.dumps(manifest))
+    _sync(path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, 4 << 20)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

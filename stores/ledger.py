@@ -1,0 +1,163 @@
+"""The ledger: every batch with its state and counts, every delivered file by its keyed digest.
+
+Each fact is written once under its own key, so that writing it again after a crash changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from stores.database import BATCHES, CHUNKS, DELIVERIES, Database
+from stores.landing import Batch
+
+
+class State(StrEnum):
+    """How far a batch has come."""
+
+    LANDED = "landed"
+    SEALED = "sealed"
+    MASKED = "masked"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of records: rows = accepted + quarantined + duplicates + refused."""
+
+    rows: int = 0
+    accepted: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    unknown: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Add two counts."""
+        return Counts(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
+
+    @property
+    def balances(self) -> bool:
+        """Whether every record is accounted for."""
+        return self.rows == self.accepted + self.quarantined + self.duplicates + self.refused
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A delivered file: which batch and file brought it first, and how many records it had."""
+
+    batch_id: str
+    file: int
+    rows: int
+
+
+class Ledger:
+    """The batch and delivery tables of the application database."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        """Remember the database; nothing is read yet."""
+        self._database, self._clock = database, clock
+
+    def enter(self, batch: Batch) -> State:
+        """Write down a claimed batch, once; give its state."""
+        with self._database.begin() as connection:
+            found = connection.execute(sa.select(BATCHES.c.state).where(BATCHES.c.id == batch.id)).scalar()
+            if found is None:
+                connection.execute(BATCHES.insert().values(**self._entry(batch)))
+            return State(found or State.LANDED)
+
+    def add_chunk(self, batch_id: str, chunk: int, counts: Counts) -> None:
+        """Write down what became of a chunk, once."""
+        with self._database.begin() as connection:
+            key = sa.and_(CHUNKS.c.batch_id == batch_id, CHUNKS.c.chunk == chunk)
+            if connection.execute(sa.select(CHUNKS.c.rows).where(key)).first() is None:
+                connection.execute(CHUNKS.insert().values(batch_id=batch_id, chunk=chunk, **asdict(counts)))
+
+    def chunks(self, batch_id: str) -> list[int]:
+        """Give the numbers of a batch's chunks that reached the raw table."""
+        query = sa.select(CHUNKS.c.chunk).where(CHUNKS.c.batch_id == batch_id, CHUNKS.c.chunk >= 0)
+        return [row["chunk"] for row in self._database.rows(query.order_by(CHUNKS.c.chunk))]
+
+    def counts(self, batch_ids: Sequence[str]) -> Counts:
+        """Add up what became of the records of some batches."""
+        columns = [sa.func.coalesce(sa.func.sum(CHUNKS.c[name]), 0) for name in _NAMES]
+        with self._database.begin() as connection:
+            row = connection.execute(sa.select(*columns).where(CHUNKS.c.batch_id.in_(batch_ids))).one()
+        return Counts(*(int(value) for value in row))
+
+    def advance(self, batch_id: str, state: State) -> None:
+        """Note how far a batch has come, with its sums."""
+        counts = self.counts([batch_id])
+        sums = {name: value for name, value in asdict(counts).items() if name in BATCHES.c}
+        with self._database.begin() as connection:
+            change = sa.update(BATCHES).where(BATCHES.c.id == batch_id)
+            connection.execute(change.values(state=str(state), changed_at=self._now(), **sums))
+
+    def state(self, batch_id: str) -> State | None:
+        """Give a batch's state, None where it is unknown."""
+        rows = self._database.rows(sa.select(BATCHES.c.state).where(BATCHES.c.id == batch_id))
+        return State(rows[0]["state"]) if rows else None
+
+    def batches(self, *states: State, source: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
+        """Give batches by state, the latest first."""
+        query = sa.select(BATCHES).order_by(BATCHES.c.id.desc()).limit(limit)
+        if states:
+            query = query.where(BATCHES.c.state.in_([str(state) for state in states]))
+        if source is not None:
+            query = query.where(BATCHES.c.source == source)
+        return self._database.rows(query)
+
+    def deliver(self, batch: Batch, digest: bytes, file: int) -> Delivery:
+        """Write down a delivered file, once; give who brought it first."""
+        key = sa.and_(
+            DELIVERIES.c.tenant == batch.tenant,
+            DELIVERIES.c.source == batch.source,
+            DELIVERIES.c.digest == digest,
+        )
+        query = sa.select(DELIVERIES.c.batch_id, DELIVERIES.c.file, DELIVERIES.c.rows).where(key)
+        with self._database.begin() as connection:
+            found = connection.execute(query).first()
+            if found is None:
+                delivery = Delivery(batch.id, file, 0)
+                names = {"tenant": batch.tenant, "source": batch.source, "digest": digest}
+                connection.execute(DELIVERIES.insert().values(**names, **asdict(delivery)))
+                return delivery
+            return Delivery(found.batch_id, found.file, found.rows)
+
+    def count_delivery(self, batch_id: str, file: int, rows: int) -> None:
+        """Note how many records a delivered file had."""
+        with self._database.begin() as connection:
+            key = sa.and_(DELIVERIES.c.batch_id == batch_id, DELIVERIES.c.file == file)
+            connection.execute(sa.update(DELIVERIES).where(key).values(rows=rows))
+
+    def forget_deliveries(self, batch_id: str) -> None:
+        """Let a batch's files count as new again: their content is to be taken once more."""
+        with self._database.begin() as connection:
+            connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.batch_id == batch_id))
+
+    def _entry(self, batch: Batch) -> dict[str, Any]:
+        return {
+            "id": batch.id,
+            "source": batch.source,
+            "tenant": batch.tenant,
+            "received_at": batch.received_at.isoformat(),
+            "state": str(State.LANDED),
+            "files": len(batch.names),
+            "size_bytes": batch.size_bytes,
+            "changed_at": self._now(),
+        }
+
+    def _now(self) -> str:
+        return self._clock().isoformat(timespec="seconds")
+
+
+_NAMES = ("rows", "accepted", "quarantined", "duplicates", "refused", "unknown")
+
+
+def _values(counts: Counts) -> tuple[int, ...]:
+    return tuple(getattr(counts, name) for name in _NAMES)

@@ -1,0 +1,65 @@
+"""Sealing and opening with a tenant's keys: under a subject's where one is known, else under the day's."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import date
+
+from stores.keys import TenantKeys
+from stores.subjects import SubjectKeys
+from transforms.pii.ciphers import GCM_NONCE_BYTES
+from transforms.pii.envelope import Place, open_many, open_sealed, seal, seal_many
+
+_SUBJECTS = "subjects"
+_QUARANTINE = "quarantine"
+
+
+class Sealer:
+    """Seals for one tenant."""
+
+    def __init__(self, keys: TenantKeys, subjects: SubjectKeys) -> None:
+        """Remember the tenant's keys."""
+        self.keys, self.subjects = keys, subjects
+
+    def seal_for_subjects(
+        self,
+        table: str,
+        column: str,
+        values: Sequence[bytes],
+        subject_keys: Sequence[bytes],
+        record_ids: Sequence[bytes],
+    ) -> list[bytes]:
+        """Seal a column, each value under its own subject's key. Record ids have 16 bytes each."""
+        places = Place(self.keys.tenant, table, column).of_each(record_ids)
+        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(values))
+        return seal_many(values, subject_keys, self.keys.family_id(_SUBJECTS), nonces, places)
+
+    def open_for_subjects(
+        self,
+        table: str,
+        column: str,
+        envelopes: Sequence[bytes],
+        subject_keys: Sequence[bytes],
+        record_ids: Sequence[bytes],
+    ) -> list[bytes]:
+        """Open what `seal_for_subjects` sealed.
+
+        Raises: DecryptionError where one value does not verify.
+        """
+        places = Place(self.keys.tenant, table, column).of_each(record_ids)
+        return open_many(envelopes, subject_keys, places)
+
+    def seal_for_day(self, table: str, column: str, value: bytes, day: date, record_id: bytes) -> bytes:
+        """Seal what belongs to no known subject under the key of its day."""
+        key = self.subjects.day_key(day, create=True)
+        place = Place(self.keys.tenant, table, column).of(record_id)
+        return seal(value, key, self.keys.family_id(_QUARANTINE), secrets.token_bytes(GCM_NONCE_BYTES), place)
+
+    def open_for_day(self, table: str, column: str, envelope: bytes, day: date, record_id: bytes) -> bytes:
+        """Open what `seal_for_day` sealed.
+
+        Raises: DecryptionError where it does not verify, or the day's key is gone.
+        """
+        place = Place(self.keys.tenant, table, column).of(record_id)
+        return open_sealed(envelope, self.subjects.day_key(day), place)

@@ -1,0 +1,102 @@
+"""Settings, and the only place that reads the environment.
+
+A setting comes from the environment (`LOCKHOUSE_<NAME>`), else from `<home>/settings.toml`, else
+from the defaults below. No setting holds a secret: secrets are named by the path of a file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DEFAULT_HOME = Path(".lockhouse")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(env_prefix="LOCKHOUSE_", extra="ignore")
+
+    home: Path = Field(DEFAULT_HOME, description="The folder that holds all state.")
+    passphrase_file: Path | None = Field(
+        None, description="The file with the keyring's passphrase; `<home>/keys/passphrase` without it."
+    )
+    database_url: str | None = Field(
+        None, description="SQLAlchemy address of the application database; SQLite in the home without it."
+    )
+    profile: Literal["embedded", "aws"] = Field(
+        "embedded", description="Where files, queue and secrets live: on this machine, or on AWS."
+    )
+    chunk_bytes: int = Field(
+        32 << 20,
+        ge=1 << 16,
+        description="Plain bytes of a batch that are sealed, masked and committed at once.",
+    )
+    landing_interval_s: int = Field(2, ge=1, description="Seconds between two looks at the landing folder.")
+    duplicate_window_days: int = Field(
+        7, ge=1, description="Days of arrivals among which a named event is looked for again."
+    )
+    rollup_commits: int = Field(
+        50, ge=2, description="Commits of an open day after which its files are rolled up."
+    )
+    k_threshold: int = Field(10, ge=1, description="Fewest people in a published group of an aggregate.")
+    session_gap_minutes: int = Field(30, ge=1, description="Longest pause inside one session of a person.")
+    aws_region: str = Field("eu-central-1", description="AWS region of the `aws` profile.")
+    aws_endpoint_url: str | None = Field(None, description="Another address for AWS, for tests.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Rank the sources: arguments, environment, the home's settings file."""
+        given = init_settings()
+        home = Path(given.get("home") or env_settings().get("home") or DEFAULT_HOME)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home / "settings.toml")
+
+
+def load_settings(home: Path | None = None) -> Settings:
+    """Read the settings; `home` overrules the environment."""
+    settings = Settings(home=home) if home is not None else Settings()
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """Give the environment for a child process: paths of secrets, never their values."""
+    ours = {
+        "LOCKHOUSE_HOME": str(settings.home),
+        "DAGSTER_HOME": str(settings.home / "dagster"),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "TMPDIR": str(settings.home / "tmp"),
+    }
+    if settings.passphrase_file is not None:
+        ours["LOCKHOUSE_PASSPHRASE_FILE"] = str(settings.passphrase_file)
+    return {**os.environ, **ours}
+
+
+def adopt_environment(settings: Settings) -> None:
+    """Make this process work in the home: Dagster and temporary files look at the environment."""
+    os.environ.update(child_environment(settings))
+
+
+def local_user() -> str:
+    """Give the operating system's name of the user; their number where it has no name."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"

@@ -1,0 +1,153 @@
+"""Subject keys: one random key for each data subject of a tenant, kept where deletion is real.
+
+Destroying a subject's key makes everything sealed for them unreadable, in every file and copy.
+The row of an erased subject stays, without a key: it is the tombstone that late data meet.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from stores.keys import TenantKeys
+from transforms.errors import DecryptionError, ErasedSubjectError
+from transforms.pii.ciphers import length_prefixed, siv_decrypt, siv_encrypt
+from transforms.pii.siv import decrypt_column, encrypt_column
+
+KEY_BYTES = 32
+_REF_BYTES = 16
+_SCHEMA = """
+create table if not exists subjects (
+    ref blob primary key,
+    wrapped blob,
+    state text not null check (state in ('live', 'erased')),
+    check ((state = 'live') = (wrapped is not null))
+) without rowid;
+create table if not exists day_keys (day text primary key, wrapped blob not null) without rowid;
+"""
+
+
+class SubjectKeys:
+    """The key table of one tenant, in an SQLite file of its own."""
+
+    def __init__(self, folder: Path, keys: TenantKeys) -> None:
+        """Remember where the file lies; it is made on first use."""
+        self._path = folder / f"{keys.tenant}.subjects.db"
+        self._keys = keys
+        self._day_keys: dict[date, bytes] = {}
+
+    def keys_for(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Give the key of each subject, made now where there was none.
+
+        A key is on disk (synced, read back) before it is given out. Erased subjects are left out of
+        the result: what comes of them is to be refused.
+        """
+        with self._opened() as database:
+            found = self._wrapped(database, refs)
+            missing = [ref for ref in refs if ref not in found]
+            if missing:
+                self._insert(database, missing)
+                found |= self._wrapped(database, missing)
+        return self._unwrapped({ref: wrapped for ref, wrapped in found.items() if wrapped is not None})
+
+    def existing(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Give the keys of those subjects who have one; nobody gets a new one."""
+        with self._opened() as database:
+            found = self._wrapped(database, refs)
+        return self._unwrapped({ref: wrapped for ref, wrapped in found.items() if wrapped is not None})
+
+    def key(self, ref: bytes) -> bytes:
+        """Give one subject's key.
+
+        Raises: ErasedSubjectError where they were erased, or were never known.
+        """
+        found = self.existing([ref])
+        if ref not in found:
+            raise ErasedSubjectError("that data subject has no key: they were erased, or never known")
+        return found[ref]
+
+    def erase(self, refs: Sequence[bytes]) -> None:
+        """Destroy keys for good and leave tombstones; unknown subjects get one as well."""
+        with self._opened() as database:
+            database.executemany(
+                "insert into subjects (ref, wrapped, state) values (?, null, 'erased')"
+                " on conflict (ref) do update set wrapped = null, state = 'erased'",
+                [(ref,) for ref in refs],
+            )
+            database.commit()
+            _settle(database)
+
+    def day_key(self, day: date, *, create: bool = False) -> bytes:
+        """Give the quarantine key of a day, made now if `create` says so.
+
+        Raises: DecryptionError where there is none: its retention is over.
+        """
+        if day not in self._day_keys:
+            self._day_keys[day] = self._stored_day_key(day, create)
+        return self._day_keys[day]
+
+    def _stored_day_key(self, day: date, create: bool) -> bytes:
+        wrapping = self._keys.wrapping_key()
+        label = length_prefixed(b"day", day.isoformat().encode())
+        with self._opened() as database:
+            if create:
+                fresh = wrapping.key_id + siv_encrypt(wrapping.key, secrets.token_bytes(KEY_BYTES), label)
+                database.execute("insert or ignore into day_keys values (?, ?)", (day.isoformat(), fresh))
+                database.commit()
+            row = database.execute("select wrapped from day_keys where day = ?", (day.isoformat(),)).fetchone()
+        if row is None:
+            raise DecryptionError("the quarantine of that day")
+        return siv_decrypt(self._keys.live_wrapping_keys()[row[0][:4]].key, row[0][4:], label)
+
+    def count(self) -> int:
+        """Give the number of subjects with a live key."""
+        with self._opened() as database:
+            return int(database.execute("select count(*) from subjects where state = 'live'").fetchone()[0])
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = sqlite3.connect(self._path, timeout=60)
+        try:
+            # Deleted keys are overwritten, and a key is on disk before anything is sealed with it.
+            for pragma in ("secure_delete = on", "journal_mode = wal", "synchronous = full"):
+                database.execute(f"pragma {pragma}")
+            database.executescript(_SCHEMA)
+            self._path.chmod(0o600)
+            yield database
+        finally:
+            database.close()
+
+    def _wrapped(self, database: sqlite3.Connection, refs: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        database.execute("create temp table if not exists wanted (ref blob primary key) without rowid")
+        database.execute("delete from wanted")
+        database.executemany("insert or ignore into wanted values (?)", ((ref,) for ref in refs))
+        return dict(database.execute("select ref, wrapped from wanted join subjects using (ref)"))
+
+    def _insert(self, database: sqlite3.Connection, refs: Sequence[bytes]) -> None:
+        random = secrets.token_bytes(KEY_BYTES * len(refs))
+        fresh = [ref + random[at * KEY_BYTES : (at + 1) * KEY_BYTES] for at, ref in enumerate(refs)]
+        wrapped = encrypt_column(pl.Series(fresh, dtype=pl.Binary), self._keys.wrapping_key(), text=False)
+        database.executemany(
+            "insert or ignore into subjects values (?, ?, 'live')", zip(refs, wrapped.to_list(), strict=True)
+        )
+        database.commit()
+
+    def _unwrapped(self, wrapped: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Open wrapped keys; each holds its subject's reference, so that no row can stand in for another."""
+        column = pl.Series(list(wrapped.values()), dtype=pl.Binary)
+        opened = decrypt_column(column, self._keys.live_wrapping_keys()).to_list()
+        if any(plain[:_REF_BYTES] != ref for ref, plain in zip(wrapped, opened, strict=True)):
+            raise DecryptionError("a subject key")
+        return {ref: plain[_REF_BYTES:] for ref, plain in zip(wrapped, opened, strict=True)}
+
+
+def _settle(database: sqlite3.Connection) -> None:
+    """Write the log back and cut it to nothing: an old page there would still hold the key."""
+    database.execute("pragma wal_checkpoint(truncate)")

@@ -1,0 +1,276 @@
+"""The lake: Delta tables under `<tenant>/<zone>/<table>`, written once and read pinned.
+
+Every write is identified by its batch (an app transaction of its own), so that a retry finds it
+done. One process writes a table at a time; readers hold a shared lock that only a vacuum waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from stores.locks import exclusive, shared
+from transforms.errors import TableError
+from transforms.tables import TableSpec
+
+if TYPE_CHECKING:
+    from deltalake import CommitProperties, DeltaTable, WriterProperties
+
+ZONES = ("raw", "quarantine", "masked", "curated", "vault")
+# How long a batch may be retried; after that its mark leaves the log (decision 20).
+_RETRY_WINDOW = "interval 45 days"
+_MAX_COMMIT_RETRIES = 100
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What identifies a write, and what the table's history says of it. `marks` hold no personal data."""
+
+    id: str
+    written_at_ms: int
+    marks: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a write came to. `is_new` is False where the same write had been done before."""
+
+    version: int
+    rows: int
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """A table as it stands: sizes of the present version."""
+
+    tenant: str
+    zone: str
+    name: str
+    version: int
+    rows: int
+    files: int
+    size_bytes: int
+
+    @property
+    def key(self) -> str:
+        """The table's name in SQL and messages."""
+        return f"{self.zone}.{self.name}"
+
+
+class Tables:
+    """The Delta tables of a lake. Making one touches nothing."""
+
+    def __init__(self, lake: Path, locks: Path, rollup_commits: int = 50) -> None:
+        """Remember the folders; `rollup_commits` is the number of small commits between roll-ups."""
+        self._lake, self._locks, self._rollup = lake, locks, rollup_commits
+
+    def path(self, tenant: str, key: str) -> Path:
+        """Give the folder of a table by its key, such as `masked.logins`."""
+        return self._lake / tenant / Path(*key.split(".", 1))
+
+    def exists(self, tenant: str, key: str) -> bool:
+        """Whether the table has been created."""
+        return (self.path(tenant, key) / "_delta_log").is_dir()
+
+    def append(self, tenant: str, spec: TableSpec, frame: pl.DataFrame, commit: Commit) -> Committed:
+        """Append rows once: a second call with the same commit id changes nothing.
+
+        Raises: TableError where the rows do not fit the table.
+        """
+        from deltalake import write_deltalake
+
+        with self._writing(tenant, spec.key):
+            table = self._opened_for(tenant, spec)
+            if table.transaction_version(commit.id) is not None:
+                return Committed(table.version(), frame.height, is_new=False)
+            write_deltalake(
+                table,
+                _fitting(spec, frame),
+                mode="append",
+                writer_properties=_writer(spec.compression),
+                commit_properties=_properties(commit),
+            )
+            self._roll_up(table, spec)
+            return Committed(table.version(), frame.height, is_new=True)
+
+    def replace(
+        self, tenant: str, spec: TableSpec, frame: pl.DataFrame, predicate: str, commit: Commit
+    ) -> Committed:
+        """Put rows in the place of those that a predicate selects; every new row must satisfy it.
+
+        The predicate is written to the log: it may name times and partitions, never a person.
+        """
+        from deltalake import write_deltalake
+
+        with self._writing(tenant, spec.key):
+            table = self._opened_for(tenant, spec)
+            if frame.is_empty():
+                table.delete(predicate, commit_properties=_properties(commit))
+            else:
+                write_deltalake(
+                    table,
+                    _fitting(spec, frame),
+                    mode="overwrite",
+                    predicate=predicate,
+                    writer_properties=_writer(spec.compression),
+                    commit_properties=_properties(commit),
+                )
+            return Committed(table.version(), frame.height, is_new=True)
+
+    def delete_rows(self, tenant: str, spec: TableSpec, ids: pl.Series, column: str, commit: Commit) -> int:
+        """Delete the rows whose `column` is among `ids`; no value of them reaches the log."""
+        with self._writing(tenant, spec.key):
+            table = self._opened_for(tenant, spec)
+            wanted = ids.unique().rename(column).to_frame()
+            outcome = (
+                table.merge(
+                    wanted.to_arrow(compat_level=pl.CompatLevel.oldest()),
+                    predicate=f"t.{column} = s.{column}",
+                    source_alias="s",
+                    target_alias="t",
+                    # With False the smallest and largest id would land in the log.
+                    streamed_exec=True,
+                    commit_properties=_properties(commit),
+                    writer_properties=_writer(spec.compression),
+                )
+                .when_matched_delete()
+                .execute()
+            )
+            return int(outcome["num_target_rows_deleted"])
+
+    @contextmanager
+    def reading(self, tenant: str, key: str) -> Iterator[pl.LazyFrame]:
+        """Give the table's rows, pinned to one version, for as long as the block lasts.
+
+        Raises: TableError where there is no such table.
+        """
+        if not self.exists(tenant, key):
+            raise TableError(f"tenant {tenant} has no table {key} yet: materialise it first")
+        with shared(self._lock(tenant, key, "read")):
+            yield pl.scan_delta(str(self.path(tenant, key)))
+
+    def files(self, tenant: str, key: str) -> tuple[str, ...]:
+        """Give the data files of the present version, for readers that are pinned to a list."""
+        return tuple(self._opened(tenant, key).file_uris())
+
+    def schema(self, tenant: str, key: str) -> pa.Schema:
+        """Give the table's Arrow schema."""
+        return pa.schema(list(pa.schema(self._opened(tenant, key).schema())))  # type: ignore[arg-type]
+
+    def info(self, tenant: str, key: str) -> TableInfo:
+        """Describe a table from its log, without opening a data file."""
+        table = self._opened(tenant, key)
+        actions = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
+        rows = actions["num_records"].sum() if "num_records" in actions.columns else 0
+        zone, name = key.split(".", 1)
+        return TableInfo(
+            tenant,
+            zone,
+            name,
+            table.version(),
+            int(rows or 0),
+            actions.height,
+            int(actions["size_bytes"].sum()),
+        )
+
+    def listing(self, tenant: str) -> list[TableInfo]:
+        """Describe every table of a tenant, in the order of the zones."""
+        found = []
+        for zone in ZONES:
+            for log in sorted((self._lake / tenant / zone).glob("*/_delta_log")):
+                found.append(self.info(tenant, f"{zone}.{log.parent.name}"))
+        return found
+
+    def history(self, tenant: str, key: str, limit: int = 10) -> list[dict[str, Any]]:
+        """Give the latest commits with their marks, newest first."""
+        return self._opened(tenant, key).history(limit)
+
+    def vacuum(self, tenant: str, key: str, retention_hours: int = 24) -> int:
+        """Delete files that no version within the retention needs, orphans of crashed writes included.
+
+        Waits for readers. Gives the number of files deleted.
+        """
+        with self._writing(tenant, key), exclusive(self._lock(tenant, key, "read")):
+            table = self._opened(tenant, key)
+            removed = table.vacuum(
+                retention_hours=retention_hours, dry_run=False, enforce_retention_duration=False, full=True
+            )
+            return len(removed)
+
+    @contextmanager
+    def _writing(self, tenant: str, key: str) -> Iterator[None]:
+        with exclusive(self._lock(tenant, key, "write")):
+            yield
+
+    def _lock(self, tenant: str, key: str, kind: str) -> Path:
+        return self._locks / tenant / f"{key}.{kind}.lock"
+
+    def _opened(self, tenant: str, key: str) -> DeltaTable:
+        from deltalake import DeltaTable
+
+        if not self.exists(tenant, key):
+            raise TableError(f"tenant {tenant} has no table {key} yet: materialise it first")
+        return DeltaTable(str(self.path(tenant, key)))
+
+    def _opened_for(self, tenant: str, spec: TableSpec) -> DeltaTable:
+        """Open the table that a specification describes; create it on first use."""
+        from deltalake import DeltaTable
+
+        if self.exists(tenant, spec.key):
+            return DeltaTable(str(self.path(tenant, spec.key)))
+        path = self.path(tenant, spec.key)
+        path.mkdir(parents=True, exist_ok=True)
+        return DeltaTable.create(
+            str(path),
+            spec.schema,
+            partition_by=list(spec.partition_by),
+            description=spec.description,
+            configuration=_configuration(spec),
+        )
+
+    def _roll_up(self, table: DeltaTable, spec: TableSpec) -> None:
+        """Merge the small files of an open day every so many commits, and shorten the log."""
+        if table.version() % self._rollup == 0:
+            table.optimize.compact(writer_properties=_writer(spec.compression))
+            table.create_checkpoint()
+
+
+def _configuration(spec: TableSpec) -> dict[str, str | None]:
+    """Give a table's properties: statistics of nothing personal, marks of batches that expire."""
+    return {
+        "delta.dataSkippingStatsColumns": ",".join(spec.statistics),
+        "delta.setTransactionRetentionDuration": _RETRY_WINDOW,
+        "delta.checkpointInterval": "50",
+    }
+
+
+def _fitting(spec: TableSpec, frame: pl.DataFrame) -> pa.Table:
+    try:
+        return spec.conform(frame)
+    except (pa.ArrowException, pl.exceptions.PolarsError) as error:
+        # The library's own text may hold a value.
+        raise TableError(f"rows do not fit {spec.key}: {type(error).__name__}") from None
+
+
+def _writer(compression: str) -> WriterProperties:
+    from deltalake import WriterProperties
+
+    level = 1 if compression == "ZSTD" else None
+    return WriterProperties(compression=compression, compression_level=level)  # type: ignore[arg-type]
+
+
+def _properties(commit: Commit) -> CommitProperties:
+    from deltalake import CommitProperties, Transaction
+
+    return CommitProperties(
+        custom_metadata=dict(commit.marks),
+        max_commit_retries=_MAX_COMMIT_RETRIES,
+        app_transactions=[Transaction(commit.id, 1, commit.written_at_ms)],
+    )

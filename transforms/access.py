@@ -1,0 +1,51 @@
+"""Who may do what: the one table of roles and rights that every door reads."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Right(StrEnum):
+    """Something that can be allowed. The names are the scopes of the HTTP service as well."""
+
+    INGEST = "events:write"
+    READ_TABLES = "tables:read"
+    REVEAL = "pii:reveal"
+    READ_QUARANTINE = "quarantine:read"
+    CHANGE_QUARANTINE = "quarantine:write"
+    READ_AUDIT = "audit:read"
+    OPERATE = "admin"
+
+
+class Role(StrEnum):
+    """What a principal is in a tenant."""
+
+    OPERATOR = "operator"
+    DATA_ENGINEER = "data-engineer"
+    ANALYST = "analyst"
+    INVESTIGATOR = "investigator"
+    PRIVACY_OFFICER = "privacy-officer"
+    AUDITOR = "auditor"
+    CLIENT = "client"
+
+
+RIGHTS: dict[Role, frozenset[Right]] = {
+    Role.OPERATOR: frozenset(Right),
+    Role.DATA_ENGINEER: frozenset(
+        {Right.INGEST, Right.READ_TABLES, Right.READ_QUARANTINE, Right.CHANGE_QUARANTINE}
+    ),
+    Role.ANALYST: frozenset({Right.READ_TABLES}),
+    Role.INVESTIGATOR: frozenset({Right.READ_TABLES}),
+    Role.PRIVACY_OFFICER: frozenset({Right.READ_TABLES, Right.REVEAL, Right.READ_AUDIT}),
+    Role.AUDITOR: frozenset({Right.READ_AUDIT}),
+    Role.CLIENT: frozenset({Right.INGEST}),
+}
+
+
+def allows(role: str, right: Right) -> bool:
+    """Whether a role holds a right; an unknown role holds none.
+
+    >>> allows("analyst", Right.READ_TABLES), allows("analyst", Right.REVEAL), allows("king", Right.REVEAL)
+    (True, False, False)
+    """
+    return right in RIGHTS.get(Role(role), frozenset()) if role in set(Role) else False

@@ -1,0 +1,96 @@
+"""Chunks: the records of a batch that are sealed, masked and committed at once.
+
+A chunk is cut by the size of its plain bytes, over the borders of files, so that a thousand small
+files make one commit and one huge file makes several. The same files give the same chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from transforms.records import Damage, Piece, is_message, open_message
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Bytes that are not accepted: where they stood, and why. `content` None stands for the whole file."""
+
+    file: int
+    record: int
+    offset: int
+    reason: str
+    content: bytes | None
+
+
+@dataclass
+class Chunk:
+    """Records with their places. Shape: the lists run in parallel, an entry for each record.
+
+    `names` holds the queue's message id where the record came in a message, else None.
+    """
+
+    number: int
+    payloads: list[bytes] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+    records: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    names: list[str | None] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    size_bytes: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not self.payloads and not self.faults
+
+
+def cut_chunks(pieces: Iterable[tuple[int, Piece]], chunk_bytes: int) -> Iterator[Chunk]:
+    """Cut the pieces of a batch's files (number, piece) into chunks."""
+    chunk = Chunk(0)
+    in_messages: dict[int, bool] = {}
+    for file, piece in pieces:
+        if piece.payloads and file not in in_messages:
+            in_messages[file] = is_message(piece.payloads[0])
+        _add(chunk, file, piece, in_messages.get(file, False))
+        if chunk.size_bytes >= chunk_bytes:
+            yield chunk
+            chunk = Chunk(chunk.number + 1)
+    if not chunk.is_empty:
+        yield chunk
+
+
+def _add(chunk: Chunk, file: int, piece: Piece, in_messages: bool) -> None:
+    numbers = range(piece.first, piece.first + len(piece.payloads))
+    if in_messages:
+        for number, offset, payload in zip(numbers, piece.offsets, piece.payloads, strict=True):
+            _add_message(chunk, file, number, offset, payload)
+    else:
+        chunk.payloads += piece.payloads
+        chunk.files += [file] * len(numbers)
+        chunk.records += numbers
+        chunk.offsets += piece.offsets
+        chunk.names += [None] * len(numbers)
+    chunk.size_bytes += sum(map(len, piece.payloads))
+    if piece.damage is not None:
+        _add_damage(chunk, file, piece.first + len(piece.payloads), piece.damage)
+
+
+def _add_message(chunk: Chunk, file: int, number: int, offset: int, payload: bytes) -> None:
+    try:
+        name, body = open_message(payload)
+    except (ValueError, RecursionError):
+        chunk.faults.append(
+            Fault(file, number, offset, "not a queue message, unlike the first of its file", payload)
+        )
+        return
+    chunk.payloads.append(body)
+    chunk.files.append(file)
+    chunk.records.append(number)
+    chunk.offsets.append(offset)
+    chunk.names.append(name)
+
+
+def _add_damage(chunk: Chunk, file: int, record: int, damage: Damage) -> None:
+    chunk.faults.append(Fault(file, record, damage.offset, damage.reason, damage.rest))
+    chunk.size_bytes += len(damage.rest or b"")

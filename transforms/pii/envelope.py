@@ -1,0 +1,141 @@
+"""The envelope: how everything sealed looks, in every table and file.
+
+    version 1 | flags 1 | key id 4 | nonce 12 | AES-256-GCM ciphertext | tag 16
+
+Bit 0 of the flags says that the plaintext was compressed with zstd (its length, 8 bytes, before it).
+The associated data are the header and the place: the length-prefixed tenant, table, column and
+record id, so that no envelope opens in another row, column, table or tenant. Nonces come from the
+caller: pure code has no randomness of its own, and golden vectors need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from transforms.errors import DecryptionError
+from transforms.pii.ciphers import (
+    GCM_NONCE_BYTES,
+    WRONG_TAG,
+    gcm_decrypt,
+    gcm_decryptor,
+    gcm_encrypt,
+    gcm_encryptor,
+    length_prefixed,
+)
+
+VERSION = 1
+_COMPRESSED = 1
+_HEADER_BYTES = 6
+# Below this, zstd's frame eats what it saves.
+_COMPRESS_FROM = 1024
+
+
+class Place:
+    """Where an envelope belongs: a tenant's table and column; the record id completes it.
+
+    >>> Place("acme", "raw.logins", "record").of(b"id") != Place("acme", "raw.logins", "recor").of(b"did")
+    True
+    """
+
+    def __init__(self, tenant: str, table: str, column: str) -> None:
+        """Keep the part that all records share."""
+        self._shared = length_prefixed(tenant.encode(), table.encode(), column.encode())
+
+    def of(self, record_id: bytes) -> bytes:
+        """Give the associated data for one record."""
+        return self._shared + length_prefixed(record_id)
+
+    def of_each(self, record_ids: Sequence[bytes]) -> list[bytes]:
+        """Give the associated data for records whose ids all have 16 bytes."""
+        shared = self._shared + (16).to_bytes(4, "big")
+        return [shared + record_id for record_id in record_ids]
+
+
+def seal(plaintext: bytes, key: bytes, key_id: bytes, nonce: bytes, place: bytes) -> bytes:
+    """Seal one value. `key` has 32 bytes, `key_id` 4, `nonce` 12 and never comes twice for a key."""
+    flags, body = _compressed(plaintext)
+    header = _header(flags, key_id)
+    return header + nonce + gcm_encrypt(key, nonce, body, header + place)
+
+
+def seal_many(
+    plaintexts: Sequence[bytes],
+    keys: Sequence[bytes],
+    key_id: bytes,
+    nonces: bytes,
+    places: Sequence[bytes],
+) -> list[bytes]:
+    """Seal a column, each value under a key of its own row.
+
+    `nonces` holds 12 bytes a value. Keys come again and again: each is set up once.
+    """
+    encryptors = {key: gcm_encryptor(key) for key in set(keys)}
+    plain, packed = _header(0, key_id), _header(_COMPRESSED, key_id)
+    sealed = []
+    rows = zip(plaintexts, keys, places, range(0, len(nonces), GCM_NONCE_BYTES), strict=True)
+    for plaintext, key, place, at in rows:
+        header, body = plain, plaintext
+        if len(plaintext) >= _COMPRESS_FROM:
+            flags, body = _compressed(plaintext)
+            header = packed if flags else plain
+        nonce = nonces[at : at + GCM_NONCE_BYTES]
+        sealed.append(header + nonce + encryptors[key](nonce, body, header + place))
+    return sealed
+
+
+def open_many(envelopes: Sequence[bytes], keys: Sequence[bytes], places: Sequence[bytes]) -> list[bytes]:
+    """Open a column that `seal_many` sealed.
+
+    Raises: DecryptionError where a single value does not verify; nothing is given out then.
+    """
+    decryptors = {key: gcm_decryptor(key) for key in set(keys)}
+    opened = []
+    try:
+        for envelope, key, place in zip(envelopes, keys, places, strict=True):
+            header = envelope[:_HEADER_BYTES]
+            plaintext = decryptors[key](envelope[6:18], envelope[18:], header + place)
+            opened.append(_decompressed(plaintext) if header[1] & _COMPRESSED else plaintext)
+            if header[0] != VERSION:
+                raise DecryptionError("the envelope")
+    except (WRONG_TAG, ValueError, IndexError) as error:
+        raise DecryptionError("the envelope") from error
+    return opened
+
+
+def open_sealed(envelope: bytes, key: bytes, place: bytes) -> bytes:
+    """Open one envelope.
+
+    Raises: DecryptionError for another key or place, an unknown version, and any changed byte.
+    """
+    if len(envelope) < _HEADER_BYTES + GCM_NONCE_BYTES or envelope[0] != VERSION:
+        raise DecryptionError("the envelope")
+    header, nonce, body = envelope[:6], envelope[6:18], envelope[18:]
+    plaintext = gcm_decrypt(key, nonce, body, header + place)
+    return _decompressed(plaintext) if header[1] & _COMPRESSED else plaintext
+
+
+def key_id_of(envelope: bytes) -> bytes:
+    """Give the 4 bytes that say which key sealed an envelope."""
+    return envelope[2:6]
+
+
+def _header(flags: int, key_id: bytes) -> bytes:
+    return bytes((VERSION, flags)) + key_id
+
+
+def _compressed(plaintext: bytes) -> tuple[int, bytes]:
+    if len(plaintext) < _COMPRESS_FROM:
+        return 0, plaintext
+    packed = len(plaintext).to_bytes(8, "big") + pa.Codec("zstd", 1).compress(plaintext, asbytes=True)
+    return (_COMPRESSED, packed) if len(packed) < len(plaintext) else (0, plaintext)
+
+
+def _decompressed(packed: bytes) -> bytes:
+    try:
+        size = int.from_bytes(packed[:8], "big")
+        plain: bytes = pa.Codec("zstd").decompress(packed[8:], size, asbytes=True)
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise DecryptionError("the envelope") from error
+    return plain

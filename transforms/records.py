@@ -1,0 +1,310 @@
+"""From the bytes of a delivery to its records, each with its exact bytes and its place.
+
+A delivery is JSON lines or one JSON array, plain or in gzip or zstd, told apart by content and
+never by name; its records may be queue messages around the real ones. What cannot be read is
+not dropped: `Damage` carries the rest of the bytes and the reason.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+
+import msgspec
+import numpy as np
+
+from transforms.errors import LockhouseError
+
+if TYPE_CHECKING:
+    from io import IOBase
+
+BLOCK_BYTES = 8 << 20
+MAX_RECORD_BYTES = 16 << 20
+# A delivery may be 500 MB; text compresses tenfold and more. Beyond this it is taken for a bomb.
+MAX_DELIVERY_BYTES = 16 << 30
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_BLANK = b" \t\r\n"
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Where reading had to stop, why, and the bytes from there on.
+
+    `rest` is None where the container itself (gzip, zstd) is damaged: then the file's own bytes
+    are what has to be kept.
+    """
+
+    reason: str
+    offset: int
+    rest: bytes | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of records of one delivery: exact bytes, and the offset of each in the plain text."""
+
+    first: int
+    payloads: list[bytes]
+    offsets: list[int]
+    damage: Damage | None = None
+
+
+class UnreadableError(LockhouseError):
+    """The container (gzip or zstd) is damaged; what came out before was good."""
+
+
+class _Reader(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass
+class _Cursor:
+    """How far the plain text has been cut into records."""
+
+    number: int = 0
+    offset: int = 0
+    buffer: bytes = b""
+    pieces: list[Piece] = field(default_factory=list)
+
+
+def read_records(stream: BinaryIO, max_bytes: int = MAX_DELIVERY_BYTES) -> Iterator[Piece]:
+    """Read a delivery piece by piece; memory is bounded by a block and the largest record.
+
+    The pieces hold the longest good beginning; the last may carry a `Damage`. Nothing is raised
+    for bad content.
+    """
+    blocks = _plain_blocks(stream, max_bytes)
+    head, reason = _first_text(blocks)
+    if reason is not None:
+        yield Piece(0, [], [], Damage(reason, 0, None))
+    elif not head.strip(_BLANK):
+        yield Piece(0, [], [], Damage("the file is empty", 0, None))
+    elif head.lstrip(_BLANK).startswith(b"["):
+        yield from _array_pieces(head, blocks)
+    elif head.lstrip(_BLANK).startswith(b"{"):
+        yield from _line_pieces(head, blocks)
+    else:
+        yield Piece(0, [], [], Damage("neither JSON lines nor a JSON array", 0, None))
+
+
+def _first_text(blocks: Iterator[bytes]) -> tuple[bytes, str | None]:
+    head = b""
+    try:
+        for block in blocks:
+            head += block
+            if head.strip(_BLANK):
+                break
+    except UnreadableError as error:
+        return head, str(error)
+    # A byte order mark is no part of JSON (RFC 8259 section 8.1); blanks keep the offsets right.
+    return (b" " * 3 + head[3:] if head.startswith(_BOM) else head), None
+
+
+def _plain_blocks(stream: BinaryIO, max_bytes: int) -> Iterator[bytes]:
+    magic = stream.read(4)
+    stream.seek(0)
+    if magic.startswith(_GZIP_MAGIC):
+        blocks = _gzip_blocks(stream)
+    elif magic == _ZSTD_MAGIC:
+        blocks = _zstd_blocks(stream)
+    else:
+        blocks = iter(lambda: stream.read(BLOCK_BYTES), b"")
+    total = 0
+    for block in blocks:
+        total += len(block)
+        if total > max_bytes:
+            raise UnreadableError(f"expands to more than {max_bytes} bytes")
+        yield block
+
+
+def _gzip_blocks(stream: _Reader) -> Iterator[bytes]:
+    """Inflate a gzip file of any number of members (RFC 1952 section 2.2), in bounded steps."""
+    inflater, tail = zlib.decompressobj(wbits=31), b""
+    fresh = True
+    while chunk := tail or stream.read(1 << 16):
+        fresh = False
+        try:
+            block = inflater.decompress(chunk, BLOCK_BYTES)
+        except zlib.error as error:
+            raise UnreadableError("damaged gzip") from error
+        tail = inflater.unconsumed_tail
+        if inflater.eof:
+            tail = inflater.unused_data or stream.read(1 << 16)
+            inflater, fresh = zlib.decompressobj(wbits=31), True
+        if block:
+            yield block
+    if not fresh:
+        raise UnreadableError("truncated gzip")
+
+
+def _zstd_blocks(stream: BinaryIO) -> Iterator[bytes]:
+    import pyarrow as pa
+
+    try:
+        with pa.CompressedInputStream(pa.PythonFile(cast("IOBase", stream), mode="r"), "zstd") as plain:
+            while block := plain.read(BLOCK_BYTES):
+                yield block
+    except OSError as error:
+        raise UnreadableError("damaged or truncated zstd") from error
+
+
+def _line_pieces(head: bytes, blocks: Iterator[bytes]) -> Iterator[Piece]:
+    """Cut JSON lines: a record a line, blank lines passed over."""
+    cursor = _Cursor(buffer=head)
+    try:
+        while True:
+            cut = cursor.buffer.rfind(b"\n") + 1
+            if cut:
+                yield _cut_lines(cursor, cut)
+            if len(cursor.buffer) > MAX_RECORD_BYTES:
+                yield _stop(cursor, f"a record of more than {MAX_RECORD_BYTES} bytes", blocks)
+                return
+            cursor.buffer += next(blocks)
+    except StopIteration:
+        if cursor.buffer.strip(_BLANK):
+            yield _cut_lines(cursor, len(cursor.buffer))
+    except UnreadableError as error:
+        yield Piece(cursor.number, [], [], Damage(str(error), cursor.offset, None))
+
+
+def _cut_lines(cursor: _Cursor, cut: int) -> Piece:
+    lines = cursor.buffer[:cut].split(b"\n")
+    starts = list(accumulate([len(line) + 1 for line in lines], initial=cursor.offset))
+    if not lines[-1]:
+        lines.pop()
+    if not all(lines) or b"\r" in cursor.buffer or b" \n" in cursor.buffer:
+        kept = [(line.strip(_BLANK), at) for line, at in zip(lines, starts, strict=False)]
+        lines, starts = [line for line, _ in kept if line], [at for line, at in kept if line]
+    piece = Piece(cursor.number, lines, starts)
+    cursor.number += len(lines)
+    cursor.offset += cut
+    cursor.buffer = cursor.buffer[cut:]
+    return piece
+
+
+def _stop(cursor: _Cursor, reason: str, blocks: Iterable[bytes]) -> Piece:
+    """End reading here and keep all the bytes that follow."""
+    rest = cursor.buffer + b"".join(blocks)
+    return Piece(cursor.number, [], [], Damage(reason, cursor.offset, rest))
+
+
+def _array_pieces(head: bytes, blocks: Iterator[bytes]) -> Iterator[Piece]:
+    """Cut one JSON array into its elements without parsing them."""
+    opening = head.index(b"[") + 1
+    cursor = _Cursor(offset=opening, buffer=head[opening:])
+    while True:
+        ends, closed = _element_ends(cursor.buffer)
+        if ends.size or closed is not None:
+            yield _cut_elements(cursor, ends, closed)
+        if closed is not None:
+            yield from _after_array(cursor, blocks)
+            return
+        if len(cursor.buffer) > MAX_RECORD_BYTES:
+            yield _stop(cursor, f"a record of more than {MAX_RECORD_BYTES} bytes", blocks)
+            return
+        try:
+            cursor.buffer += next(blocks)
+        except StopIteration:
+            yield _stop(cursor, "the JSON array does not end", ())
+            return
+        except UnreadableError as error:
+            yield Piece(cursor.number, [], [], Damage(str(error), cursor.offset, None))
+            return
+
+
+_STRUCTURAL = np.zeros(256, dtype=np.int8)
+_STRUCTURAL[[ord("{"), ord("[")]] = 1
+_STRUCTURAL[[ord("}"), ord("]")]] = -1
+_STRUCTURAL[ord(",")] = 2
+_STRUCTURAL[ord('"')] = 3
+
+
+def _element_ends(buffer: bytes) -> tuple[np.ndarray, int | None]:
+    """Find the commas between elements, and the bracket that closes the array.
+
+    The buffer begins between two elements. Quotes count only when no backslash escapes them;
+    brackets and commas only outside strings; that is all of JSON's structure that is needed.
+    """
+    octets = np.frombuffer(buffer, np.uint8)
+    kinds = _STRUCTURAL[octets]
+    at = np.flatnonzero(kinds)
+    kinds = kinds[at]
+    quote = kinds == 3
+    if b"\\" in buffer:
+        escaped = _escaped(octets, at[quote])
+        quote[np.flatnonzero(quote)[escaped]] = False
+        kinds = np.where((kinds == 3) & ~quote, 0, kinds)
+    outside = (np.cumsum(quote) & 1) == 0
+    depth = np.cumsum(np.where(outside & (np.abs(kinds) == 1), kinds, 0))
+    closing = np.flatnonzero(outside & (depth < 0))
+    closed = int(at[closing[0]]) if closing.size else None
+    commas = at[outside & (kinds == 2) & (depth == 0)]
+    return (commas if closed is None else commas[commas < closed]), closed
+
+
+def _escaped(octets: np.ndarray, quotes: np.ndarray) -> np.ndarray:
+    """Tell which quotes stand behind an odd number of backslashes."""
+    backslash = np.flatnonzero(octets == ord("\\"))
+    breaks = np.flatnonzero(np.diff(backslash, prepend=-2) != 1)
+    run_start = np.repeat(backslash[breaks], np.diff(breaks, append=backslash.size))
+    last = np.searchsorted(backslash, quotes) - 1
+    behind = (last >= 0) & (backslash[last] == quotes - 1)
+    return np.asarray(behind & ((quotes - run_start[last]) % 2 == 1))
+
+
+def _cut_elements(cursor: _Cursor, ends: np.ndarray, closed: int | None) -> Piece:
+    stops = [*ends.tolist(), *([closed] if closed is not None else [])]
+    starts = [0, *(stop + 1 for stop in stops)]
+    buffer = cursor.buffer
+    spans = [(buffer[a:b].strip(_BLANK), a) for a, b in zip(starts, stops, strict=False)]
+    if closed is not None and not spans[-1][0] and cursor.number + len(spans) == 1:
+        spans = []  # `[]` has no element; `[1,]` has an empty one, which will be refused as a record
+    payloads = [payload for payload, _ in spans]
+    piece = Piece(cursor.number, payloads, [cursor.offset + at for _, at in spans])
+    cursor.number += len(payloads)
+    cursor.offset += starts[-1]
+    cursor.buffer = buffer[starts[-1] :]
+    return piece
+
+
+def _after_array(cursor: _Cursor, blocks: Iterable[bytes]) -> Iterator[Piece]:
+    try:
+        piece = _stop(cursor, "text after the end of the JSON array", blocks)
+    except UnreadableError as error:
+        piece = Piece(cursor.number, [], [], Damage(str(error), cursor.offset, None))
+    if piece.damage is not None and (piece.damage.rest is None or piece.damage.rest.strip(_BLANK)):
+        yield piece
+
+
+class _Message(msgspec.Struct, rename="pascal", gc=False):
+    """What a queue wraps around a record (Amazon SQS, ReceiveMessage)."""
+
+    message_id: str
+    body: str
+
+
+_decode_message = msgspec.json.Decoder(_Message).decode
+
+
+def is_message(payload: bytes) -> bool:
+    """Whether a record is a queue message with the real record in its body."""
+    try:
+        _decode_message(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def open_message(payload: bytes) -> tuple[str, bytes]:
+    """Give a queue message's id and body.
+
+    Raises: msgspec.ValidationError where it is no queue message.
+    """
+    message = _decode_message(payload)
+    return message.message_id, message.body.encode()

@@ -1,0 +1,261 @@
+"""What each Delta table looks like: columns with their meaning, partitions, what may be in statistics.
+
+Specifications are compiled from contracts; the store, the catalog, dbt's sources and the reference
+pages all read them. Pure: nothing here touches a table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+
+from transforms.pii.contracts import Contract, Field, Output
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    `pii` says what stands in it of a person: `token`, `hash`, `coarse`, `sealed`, `pseudonym`, or
+    None for nothing. Only columns with None may appear in a table's statistics.
+    """
+
+    name: str
+    type: pa.DataType
+    description: str
+    pii: str | None = None
+    nullable: bool = False
+    in_statistics: bool = False
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table: where it lives, what it holds, how its files are cut."""
+
+    zone: str
+    name: str
+    description: str
+    owner: str
+    columns: tuple[Column, ...]
+    partition_by: tuple[str, ...] = ("received_date",)
+    compression: str = "ZSTD"
+
+    @property
+    def key(self) -> str:
+        """The table's name in SQL and messages, such as `masked.logins`."""
+        return f"{self.zone}.{self.name}"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema; no view types, which other readers of Delta refuse."""
+        return pa.schema([pa.field(one.name, one.type, nullable=one.nullable) for one in self.columns])
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The columns whose smallest and largest values may stand in the Delta log."""
+        return tuple(one.name for one in self.columns if one.in_statistics and one.pii is None)
+
+    @property
+    def personal(self) -> tuple[str, ...]:
+        """The columns that hold something made of personal data."""
+        return tuple(one.name for one in self.columns if one.pii is not None)
+
+    def conform(self, frame: pl.DataFrame) -> pa.Table:
+        """Give a frame's rows in the table's column order and types.
+
+        Raises: pyarrow.ArrowInvalid where a column does not fit; the message names types only.
+        """
+        ordered = frame.select([one.name for one in self.columns])
+        arrow = ordered.to_arrow(compat_level=pl.CompatLevel.oldest())
+        return arrow.cast(self.schema)
+
+
+def _column(
+    name: str,
+    kind: pa.DataType,
+    description: str,
+    *,
+    pii: str | None = None,
+    nullable: bool = False,
+    in_statistics: bool = False,
+) -> Column:
+    return Column(name, kind, description, pii, nullable, in_statistics)
+
+
+_EVENT_ID = _column(
+    "event_id", pa.large_string(), "The event's id: a UUID, stable over deliveries and retries."
+)
+_TENANT = _column("tenant", pa.large_string(), "The tenant to whom the record belongs.")
+_ARRIVAL = (
+    _column("received_at", _TIME, "When the batch arrived, UTC.", in_statistics=True),
+    _column("received_date", pa.date32(), "The UTC date of arrival; partitions the table."),
+)
+_BATCH = (
+    _column("batch_id", pa.large_string(), "The batch that brought the record."),
+    _column("chunk", pa.int32(), "Which commit of the batch wrote it, from 0.", in_statistics=True),
+)
+
+
+def raw_table(contract: Contract) -> TableSpec:
+    """Specify the raw table of a source: the exact bytes of each record, sealed for its subject."""
+    return TableSpec(
+        "raw",
+        contract.source,
+        f"{contract.title}: every record as received, sealed under its data subject's own key.",
+        contract.owner,
+        (
+            _EVENT_ID,
+            _TENANT,
+            _column("source", pa.large_string(), "The contract that the record follows."),
+            *_ARRIVAL,
+            *_BATCH,
+            _column("subject_ref", pa.large_binary(), "Keyed pseudonym of the data subject.", pii="pseudonym"),
+            _column("record", pa.large_binary(), "The record's bytes in an envelope.", pii="sealed"),
+        ),
+        # Ciphertext does not compress; trying costs more than the other columns give back.
+        compression="UNCOMPRESSED",
+    )
+
+
+def masked_table(contract: Contract) -> TableSpec:
+    """Specify the masked table of a source: typed columns, personal ones replaced."""
+    return TableSpec(
+        "masked",
+        contract.source,
+        f"{contract.title}: typed columns, personal values replaced by tokens and coarse forms.",
+        contract.owner,
+        (
+            _EVENT_ID,
+            _TENANT,
+            *_ARRIVAL,
+            _column("received_hour", _TIME, "The hour of arrival, UTC.", in_statistics=True),
+            _column(
+                "occurred_at",
+                _TIME,
+                "When it happened, UTC; the arrival where the source does not say.",
+                in_statistics=True,
+            ),
+            _column("event_hour", _TIME, "The hour in which it happened, UTC.", in_statistics=True),
+            _column(
+                "clock_skewed",
+                pa.bool_(),
+                "Whether `occurred_at` lies more than 30 days before or 1 hour after the arrival.",
+            ),
+            *_BATCH,
+            *(one for declared in contract.fields for one in _masked_columns(contract, declared)),
+            _column(
+                "unknown_count", pa.int32(), "1 where undeclared fields came along, else 0.", in_statistics=True
+            ),
+            _column(
+                "unknown_sealed",
+                pa.large_binary(),
+                "The undeclared fields as JSON, sealed for the data subject.",
+                pii="sealed",
+                nullable=True,
+            ),
+        ),
+        ("received_date", "clock_skewed"),
+    )
+
+
+_OUTPUT_KINDS = {
+    "token": "token",
+    "hash": "hash",
+    "truncate": "coarse",
+    "generalise": "coarse",
+    "seal": "sealed",
+}
+_OUTPUT_NOTES = {
+    "token": "as a reversible token; its first 28 characters join",
+    "hash": "as a join-only token that cannot be opened",
+    "seal": "sealed for the data subject",
+    "redact": "withheld",
+}
+
+
+def _masked_columns(contract: Contract, declared: Field) -> list[Column]:
+    if declared.name == contract.event_time:
+        return []
+    nullable = not declared.required
+    columns = []
+    for output in declared.outputs:
+        if output.strategy == "drop":
+            continue
+        columns.append(_masked_column(declared, output))
+        if output.strategy == "keep" and declared.derive == "version":
+            columns += [
+                _column(
+                    f"{declared.name}_{part}",
+                    pa.int32(),
+                    f"The {part} part of `{declared.name}` as a number; null where there is none.",
+                    nullable=nullable or part != "major",
+                )
+                for part in ("major", "minor", "patch")
+            ]
+    return columns
+
+
+_KEPT_TYPES: dict[str, pa.DataType] = {
+    "string": pa.large_string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "timestamp": _TIME,
+}
+
+
+def _masked_column(declared: Field, output: Output) -> Column:
+    kind = _KEPT_TYPES[declared.logical_type] if output.strategy == "keep" else pa.large_string()
+    if output.strategy == "seal":
+        kind = pa.large_binary()
+    if str(output.detail).startswith("bucket"):
+        kind = _KEPT_TYPES[declared.logical_type]
+    note = _OUTPUT_NOTES.get(output.strategy, f"reduced to its {output.detail}" if output.detail else "")
+    sentence = declared.description.rstrip(".")
+    return Column(
+        output.column(declared.name),
+        kind,
+        f"{sentence}, {note}." if note else declared.description,
+        pii=_OUTPUT_KINDS.get(output.strategy, "kept" if declared.is_personal else None),
+        # A coarse form of a present value may be absent: an IPv6 address has no /24.
+        nullable=not declared.required or output.strategy == "truncate",
+    )
+
+
+def quarantine_table(contract: Contract) -> TableSpec:
+    """Specify the quarantine of a source: what was not accepted, sealed, with the reason."""
+    return TableSpec(
+        "quarantine",
+        contract.source,
+        f"{contract.title}: what was not accepted, sealed, with the reason and the place.",
+        contract.owner,
+        (
+            _column("entry_id", pa.large_string(), "The entry's id: a UUID, stable over retries."),
+            _TENANT,
+            _column("source", pa.large_string(), "The contract that it was held against."),
+            *_ARRIVAL,
+            *_BATCH,
+            _column("file", pa.int32(), "The file's number in its batch."),
+            _column("record_number", pa.int64(), "The record's number in its file, from 0.", nullable=True),
+            _column("offset", pa.int64(), "The byte of the plain text at which it begins."),
+            _column("part", pa.int32(), "Long content lies in several rows; this one's number, from 0."),
+            _column("size_bytes", pa.int64(), "The size of this part's content."),
+            _column("reason", pa.large_string(), "What was expected, by column; never what was met."),
+            _column(
+                "content",
+                pa.large_binary(),
+                "The bytes, sealed under the quarantine key of the day.",
+                pii="sealed",
+            ),
+            _column("file_name", pa.large_binary(), "The file's original name, sealed.", pii="sealed"),
+        ),
+    )
+
+
+def table_specs(contract: Contract) -> tuple[TableSpec, ...]:
+    """Give every table that a source's records land in, in the order of the data's way."""
+    return raw_table(contract), quarantine_table(contract), masked_table(contract)
