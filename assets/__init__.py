@@ -1,0 +1,1 @@
+"""What exists: the data assets, a file for each subject, read from raw to curated."""

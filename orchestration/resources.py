@@ -18,6 +18,7 @@ from stores.keyring import KeyProvider, LocalKeyring, generate_passphrase, read_
 from stores.keys import TenantKeys, create_tenant_keys
 from stores.landing import Landing
 from stores.ledger import Ledger
+from stores.marts import Marts
 from stores.settings import Settings, load_settings
 from stores.tables import Tables
 from transforms.access import Role
@@ -91,6 +92,15 @@ class Platform:
             self.settings.duplicate_window_days,
             now,
         )
+
+    @cached_property
+    def marts(self) -> Marts:
+        """The curated marts."""
+        chosen = {
+            "k_threshold": self.settings.k_threshold,
+            "session_gap_minutes": self.settings.session_gap_minutes,
+        }
+        return Marts(self.tables, self.home.lake, self.home.dbt, chosen)
 
     def keys(self, tenant: str) -> TenantKeys:
         """Give a tenant's keys."""

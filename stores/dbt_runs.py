@@ -148,6 +148,14 @@ def parse_manifest() -> Path:
     return MANIFEST
 
 
+def manifest_file() -> Path:
+    """Give the prebuilt manifest as Dagster reads it, parsing first where it is absent.
+
+    Raises: TableError where the project does not parse.
+    """
+    return MANIFEST if MANIFEST.exists() else parse_manifest()
+
+
 def load_manifest() -> Manifest:
     """Read the prebuilt manifest, parsing first where it is absent, older than the project or than dbt.
 

@@ -112,6 +112,11 @@ class Ledger:
             query = query.where(BATCHES.c.source == source)
         return self._database.rows(query)
 
+    def named(self, batch_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Give batches by their ids, the oldest first."""
+        query = sa.select(BATCHES).where(BATCHES.c.id.in_(list(batch_ids))).order_by(BATCHES.c.id)
+        return self._database.rows(query)
+
     def deliver(self, batch: Batch, digest: bytes, file: int) -> Delivery:
         """Write down a delivered file, once; give who brought it first."""
         key = sa.and_(

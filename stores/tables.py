@@ -75,6 +75,10 @@ class Tables:
         """Give the folder of a table by its key, such as `masked.logins`."""
         return self._lake / tenant / Path(*key.split(".", 1))
 
+    def tenants(self) -> list[str]:
+        """Give the tenants that have a folder in the lake, sorted."""
+        return sorted(path.name for path in self._lake.glob("*") if path.is_dir())
+
     def exists(self, tenant: str, key: str) -> bool:
         """Whether the table has been created."""
         return (self.path(tenant, key) / "_delta_log").is_dir()
@@ -205,8 +209,15 @@ class Tables:
             return len(removed)
 
     @contextmanager
+    def writing_zone(self, tenant: str, zone: str) -> Iterator[None]:
+        """Hold every table of a zone alone, for a writer that is not this store (dbt)."""
+        with exclusive(self._lock(tenant, zone, "zone")):
+            yield
+
+    @contextmanager
     def _writing(self, tenant: str, key: str) -> Iterator[None]:
-        with exclusive(self._lock(tenant, key, "write")):
+        zone = key.partition(".")[0]
+        with shared(self._lock(tenant, zone, "zone")), exclusive(self._lock(tenant, key, "write")):
             yield
 
     def _lock(self, tenant: str, key: str, kind: str) -> Path:

@@ -1,3 +1,6 @@
+{# The check hangs on the mart in the catalog, though the test reads its source as well. #}
+{{ config(meta={'dagster': {'ref': {'name': 'daily_logins'}}}) }}
+
 -- Folding moves logins between groups and loses none, on every date that may be shown at all.
 with published as (
     select

@@ -1,0 +1,124 @@
+"""What the assets of every row-shaped source share: batches in, rows counted, results out.
+
+A run is told which batches to take. Without any, it makes its hour anew: raw verifies what is
+there (landing is gone), masked is rebuilt from raw exactly.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from assets.catalog import materialisation
+from assets.partitions import hour_start
+from stores.intake import Intake
+from stores.ledger import Counts, Ledger
+from stores.tables import Commit, TableInfo, Tables
+from transforms.pii.contracts import Contract
+from transforms.tables import TableSpec, masked_table, quarantine_table, raw_table
+
+RETRY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26), warn_window=timedelta(hours=25))
+
+
+class Batches(dg.Config):
+    """The batches that a run takes, by id; no file name ever reaches a run."""
+
+    batches: list[str] = Field(default_factory=list)
+
+
+def seal_batches(
+    intake: Intake, tables: Tables, contract: Contract, batches: Sequence[str], hour: str
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Seal batches and report on the raw table and the quarantine."""
+    counts = sum((intake.seal_batch(batch, contract) for batch in batches), Counts())
+    raw, quarantine = raw_table(contract), quarantine_table(contract)
+    accepted = counts.accepted if batches else rows_of_hour(tables, raw, hour)
+    yield _result(tables, raw, accepted, counts)
+    yield _result(tables, quarantine, counts.quarantined, counts)
+
+
+def mask_batches(
+    intake: Intake, tables: Tables, contract: Contract, batches: Sequence[str], run_id: str, hour: str
+) -> int:
+    """Mask sealed batches, or a whole hour where none are named; give how many rows that made."""
+    if batches:
+        return sum(intake.mask_batch(batch, contract) for batch in batches)
+    start = hour_start(hour)
+    commit = Commit(f"remask/{run_id}", int(start.timestamp() * 1000), {"run": run_id})
+    tenants = [tenant for tenant in tables.tenants() if tables.exists(tenant, raw_table(contract).key)]
+    return sum(intake.remask(tenant, contract, start, commit) for tenant in tenants)
+
+
+def masked_result(
+    tables: Tables, contract: Contract, rows: int, frame: pl.DataFrame
+) -> dict[str, dg.MetadataValue]:
+    """Describe a masked write, with a plot of the rows by the hour in which they happened."""
+    hours = Counter(f"{at:%m-%d %H:00}" for at in frame["event_hour"])
+    infos = listing(tables)
+    return materialisation(masked_table(contract).key, rows, infos, dict(sorted(hours.items())))
+
+
+def masked_rows(
+    tables: Tables, ledger: Ledger, contract: Contract, batches: Sequence[str], hour: str
+) -> pl.DataFrame:
+    """Read the masked rows that a run is about, over all its tenants."""
+    spec = masked_table(contract)
+    start = hour_start(hour)
+    wanted = (pl.col("received_date") == start.date()) & (pl.col("received_hour") == start)
+    if batches:
+        wanted &= pl.col("batch_id").is_in(list(batches))
+    frames = []
+    for tenant in _tenants_of(tables, ledger, batches):
+        if tables.exists(tenant, spec.key):
+            with tables.reading(tenant, spec.key) as table:
+                frames.append(table.filter(wanted).collect())
+    empty = pl.DataFrame(spec.schema.empty_table())
+    return pl.concat(frames, how="vertical_relaxed") if frames else empty
+
+
+def counts_in(ledger: Ledger, batches: Sequence[str], made: int) -> Counts:
+    """Give what came in: by the ledger for batches, as many as raw holds for a whole hour."""
+    return ledger.counts(batches) if batches else Counts(rows=made, accepted=made)
+
+
+def _tenants_of(tables: Tables, ledger: Ledger, batches: Sequence[str]) -> Iterable[str]:
+    if not batches:
+        return tables.tenants()
+    return {row["tenant"] for row in ledger.named(batches)}
+
+
+def rows_of_hour(tables: Tables, spec: TableSpec, hour: str) -> int:
+    """Count a table's rows of one arrival hour over all tenants."""
+    start: datetime = hour_start(hour)
+    arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < start + timedelta(hours=1))
+    rows = 0
+    for tenant in tables.tenants():
+        if tables.exists(tenant, spec.key):
+            with tables.reading(tenant, spec.key) as table:
+                wanted = table.filter((pl.col("received_date") == start.date()) & arrived)
+                rows += int(wanted.select(pl.len()).collect().item())
+    return rows
+
+
+def listing(tables: Tables) -> list[TableInfo]:
+    """Describe every table of every tenant."""
+    return [info for tenant in tables.tenants() for info in tables.listing(tenant)]
+
+
+def _result(tables: Tables, spec: TableSpec, rows: int, counts: Counts) -> dg.MaterializeResult[None]:
+    metadata = materialisation(spec.key, rows, listing(tables))
+    metadata["records"] = dg.MetadataValue.json(
+        {
+            "in": counts.rows,
+            "accepted": counts.accepted,
+            "quarantined": counts.quarantined,
+            "duplicates": counts.duplicates,
+            "refused": counts.refused,
+            "with undeclared fields": counts.unknown,
+        }
+    )
+    return dg.MaterializeResult(asset_key=spec.key.split("."), metadata=metadata)

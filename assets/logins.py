@@ -1,0 +1,84 @@
+"""Login events: from landing to raw, quarantine and masked. The marts are in `curated.py`."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.batches import (
+    FRESH,
+    RETRY,
+    Batches,
+    counts_in,
+    mask_batches,
+    masked_result,
+    masked_rows,
+    seal_batches,
+)
+from assets.catalog import masked_lineage, table_asset
+from assets.checks import check_nothing_lost, check_readable, check_specs
+from assets.partitions import HOURS
+from stores.contracts import load_contract
+from stores.intake import Intake
+from stores.ledger import Ledger
+from stores.tables import Tables
+from transforms.tables import masked_table, quarantine_table, raw_table
+
+CONTRACT = load_contract("logins")
+MASKED = masked_table(CONTRACT)
+
+landing_logins = dg.AssetSpec(
+    ["landing", "logins"],
+    description="Files of login events as they arrive: JSON lines, arrays or queue messages.",
+    group_name="logins",
+    kinds={"file", "json"},
+    owners=[f"team:{CONTRACT.owner}"],
+    tags={"layer": "landing", "pii": "readable"},
+)
+
+
+@dg.multi_asset(
+    name="sealed_logins",
+    specs=[
+        table_asset(raw_table(CONTRACT), CONTRACT, ["landing.logins"]),
+        table_asset(quarantine_table(CONTRACT), CONTRACT, ["landing.logins"]),
+    ],
+    partitions_def=HOURS,
+    retry_policy=RETRY,
+)
+def sealed_logins(
+    context: dg.AssetExecutionContext,
+    config: Batches,
+    intake: dg.ResourceParam[Intake],
+    tables: dg.ResourceParam[Tables],
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Seal each record under its data subject's key; keep what is not accepted, with the reason."""
+    yield from seal_batches(intake, tables, CONTRACT, config.batches, context.partition_key)
+
+
+@dg.multi_asset(
+    name="masked_logins",
+    specs=[
+        table_asset(MASKED, CONTRACT, ["raw.logins"])
+        .merge_attributes(metadata={"dagster/column_lineage": masked_lineage(CONTRACT, MASKED)})
+        .replace_attributes(freshness_policy=FRESH)
+    ],
+    check_specs=check_specs(CONTRACT),
+    partitions_def=HOURS,
+    retry_policy=RETRY,
+)
+def masked_logins(
+    context: dg.AssetExecutionContext,
+    config: Batches,
+    intake: dg.ResourceParam[Intake],
+    tables: dg.ResourceParam[Tables],
+    ledger: dg.ResourceParam[Ledger],
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Replace personal values by tokens and coarse forms; check that none is readable and none lost."""
+    hour = context.partition_key
+    made = mask_batches(intake, tables, CONTRACT, config.batches, context.run_id, hour)
+    rows = masked_rows(tables, ledger, CONTRACT, config.batches, hour)
+    yield dg.MaterializeResult(
+        asset_key=["masked", "logins"], metadata=masked_result(tables, CONTRACT, made, rows)
+    )
+    yield check_readable(intake, CONTRACT, rows)
+    yield check_nothing_lost(CONTRACT, counts_in(ledger, config.batches, made), rows.height)

@@ -1,0 +1,32 @@
+"""The code location: everything that Dagster sees, put together."""
+
+from functools import cache
+
+import dagster as dg
+
+import assets
+from orchestration.jobs import INGEST_LOGINS
+from orchestration.resources import Platform
+from orchestration.sensors import landing_logins, run_failures
+
+
+@cache
+def platform() -> Platform:
+    """Give this process's platform; settings are read when a run first needs them."""
+    return Platform()
+
+
+def _resource(name: str) -> dg.ResourceDefinition:
+    """Make a plain object of the platform available to assets by its name, when a run asks for it."""
+    return dg.ResourceDefinition(lambda _context: getattr(platform(), name))
+
+
+RESOURCES = ("intake", "tables", "ledger", "landing", "marts", "audit")
+
+defs = dg.Definitions(
+    assets=dg.load_assets_from_package_module(assets, include_specs=True),
+    jobs=[INGEST_LOGINS],
+    sensors=[landing_logins, run_failures],
+    resources={name: _resource(name) for name in RESOURCES},
+    executor=dg.in_process_executor,
+)

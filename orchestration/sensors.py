@@ -1,0 +1,102 @@
+"""Sensors: files that landed become batches, batches become runs, failures are written down."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from assets.partitions import hour_key
+from orchestration.jobs import INGEST_LOGINS, batches_config
+from stores.audit import AuditTrail
+from stores.landing import Batch, Landing
+from transforms.audit import Action, Outcome
+
+TICK_S = 2
+# A batch whose run failed is asked for again after a while, each time later; the last waits an hour.
+_PATIENCE = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=20), timedelta(hours=1))
+
+
+@dg.sensor(
+    job=INGEST_LOGINS,
+    minimum_interval_seconds=TICK_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Claims files that landed, and asks for one run for all batches of an hour.",
+)
+def landing_logins(context: dg.SensorEvaluationContext, landing: dg.ResourceParam[Landing]) -> dg.SensorResult:
+    """Turn landed login files into runs; the cursor holds batch ids and nothing else."""
+    landing.recover()
+    for (source, tenant), paths in landing.settled(["logins"]).items():
+        landing.claim(source, tenant, paths)
+    batches = landing.open_batches("logins")
+    asked = json.loads(context.cursor or "{}")
+    due = _due(batches, asked, _running(context.instance), datetime.now(UTC))
+    return dg.SensorResult(
+        run_requests=list(_requests("logins", due)),
+        cursor=json.dumps(_remember(batches, asked, due, datetime.now(UTC))),
+        skip_reason=None if due else dg.SkipReason(f"{len(batches)} batches under way, nothing new"),
+    )
+
+
+def _running(instance: dg.DagsterInstance) -> set[str]:
+    """Give the batches of runs that have not ended."""
+    unfinished = [
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+    ]
+    runs = instance.get_runs(dg.RunsFilter(job_name=INGEST_LOGINS.name, statuses=unfinished), limit=100)
+    return {batch for run in runs for batch in _batches_of(run.run_config)}
+
+
+def _batches_of(run_config: object) -> list[str]:
+    steps = run_config.get("ops", {}).values() if isinstance(run_config, dict) else ()
+    return [batch for step in steps for batch in step.get("config", {}).get("batches", [])]
+
+
+def _due(
+    batches: Iterable[Batch], asked: dict[str, list[str]], running: set[str], now: datetime
+) -> list[Batch]:
+    """Choose the batches to ask a run for: new ones, and those whose last run ended without them."""
+    due = []
+    for batch in batches:
+        times = asked.get(batch.id, [])
+        patience = _PATIENCE[min(len(times), len(_PATIENCE)) - 1] if times else timedelta(0)
+        waited = not times or now - datetime.fromisoformat(times[-1]) >= patience
+        if batch.id not in running and waited:
+            due.append(batch)
+    return due
+
+
+def _remember(
+    batches: Iterable[Batch], asked: dict[str, list[str]], due: list[Batch], now: datetime
+) -> dict[str, list[str]]:
+    """Keep the times of open batches only, so that the cursor does not grow."""
+    chosen = {batch.id for batch in due}
+    return {
+        batch.id: [*asked.get(batch.id, []), *([now.isoformat()] if batch.id in chosen else [])][-4:]
+        for batch in batches
+        if batch.id in chosen or batch.id in asked
+    }
+
+
+def _requests(source: str, batches: Iterable[Batch]) -> Iterable[dg.RunRequest]:
+    hours: dict[str, list[str]] = defaultdict(list)
+    for batch in batches:
+        hours[hour_key(batch.received_at)].append(batch.id)
+    for hour, ids in hours.items():
+        # No run key: a batch that failed must be able to run again (its idempotency is the lake's).
+        yield dg.RunRequest(partition_key=hour, run_config=batches_config(source, ids))
+
+
+@dg.run_failure_sensor(
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Writes failed runs into the audit trail.",
+)
+def run_failures(context: dg.RunFailureSensorContext, audit: dg.ResourceParam[AuditTrail]) -> None:
+    """Record a failed run: which job, never the error's text."""
+    run = context.dagster_run
+    audit.record("default", "dagster", Action.RUN_FAILED, Outcome.FAILED, job=run.job_name, run=run.run_id)
