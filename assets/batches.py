@@ -21,6 +21,8 @@ from transforms.pii.contracts import Contract
 from transforms.tables import TableSpec, masked_table, quarantine_table, raw_table
 
 RETRY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+# One hour a run: a run's batches belong to one hour.
+ONE_HOUR = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26), warn_window=timedelta(hours=25))
 
 

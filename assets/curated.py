@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtProject, dbt_assets
 
-from assets.batches import FRESH, RETRY, Batches, listing, masked_rows
+from assets.batches import FRESH, ONE_HOUR, RETRY, Batches, listing, masked_rows
 from assets.catalog import materialisation
 from assets.logins import CONTRACT
 from assets.partitions import HOURS
@@ -83,6 +83,7 @@ def _column_schema(node: Mapping[str, Any]) -> dg.TableSchema:
     partitions_def=HOURS,
     dagster_dbt_translator=MartTranslator(),
     retry_policy=RETRY,
+    backfill_policy=ONE_HOUR,
 )
 def curated_marts(
     context: dg.AssetExecutionContext,

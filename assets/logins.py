@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.batches import (
     FRESH,
+    ONE_HOUR,
     RETRY,
     Batches,
     counts_in,
@@ -44,6 +45,7 @@ landing_logins = dg.AssetSpec(
     ],
     partitions_def=HOURS,
     retry_policy=RETRY,
+    backfill_policy=ONE_HOUR,
 )
 def sealed_logins(
     context: dg.AssetExecutionContext,
@@ -65,6 +67,7 @@ def sealed_logins(
     check_specs=check_specs(CONTRACT),
     partitions_def=HOURS,
     retry_policy=RETRY,
+    backfill_policy=ONE_HOUR,
 )
 def masked_logins(
     context: dg.AssetExecutionContext,

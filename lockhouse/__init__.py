@@ -1,0 +1,1 @@
+"""The front door: the command line. Operations authorise, audit, then act."""

@@ -289,3 +289,7 @@ def scrub(message: str | None) -> str:
     """
     quoted = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "…", message or "")
     return re.sub(r"[\w=/+-]{28,}|\d+", "…", quoted).strip()
+
+
+if __name__ == "__main__":
+    parse_manifest()

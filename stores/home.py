@@ -73,11 +73,11 @@ class Home:
         return self.root / "locks"
 
     def tenant_lock(self, tenant: str) -> Path:
-        """The lock that a batch shares and an erasure holds alone."""
+        """Give the lock that a batch shares and an erasure holds alone."""
         return self.locks / tenant / "tenant.lock"
 
     def seen(self, tenant: str, source: str) -> Path:
-        """The seen-event index of a tenant's source: a file a day."""
+        """Give the folder of a source's seen-event index: a file a day."""
         return self.lake / tenant / "seen" / source
 
     def make(self) -> None:

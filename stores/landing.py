@@ -108,6 +108,13 @@ class Landing:
                 raise UsageError(f"{path} is no file")
         return [self._fill(source, tenant, "copied", group) for group in _grouped(paths)]
 
+    def land(self, source: str, tenant: str, name: str, content: bytes) -> list[Batch]:
+        """Land content of our own making as a batch of one file."""
+        draft = self.drop_folder(source, tenant) / f"{name}.part"
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(content)
+        return self.claim(source, tenant, [draft])
+
     def open_batches(self, source: str | None = None) -> list[Batch]:
         """Give the claimed batches, oldest first."""
         found = (self._read(folder) for folder in sorted(self._batches.glob("*")) if folder.suffix != ".part")

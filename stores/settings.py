@@ -6,6 +6,7 @@ from the defaults below. No setting holds a secret: secrets are named by the pat
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
     )
     k_threshold: int = Field(10, ge=1, description="Fewest people in a published group of an aggregate.")
     session_gap_minutes: int = Field(30, ge=1, description="Longest pause inside one session of a person.")
+    demo_at: str | None = Field(
+        None, description="When the home's first demo ran; kept, so that a second repeats it."
+    )
     aws_region: str = Field("eu-central-1", description="AWS region of the `aws` profile.")
     aws_endpoint_url: str | None = Field(None, description="Another address for AWS, for tests.")
 
@@ -72,6 +76,15 @@ def load_settings(home: Path | None = None) -> Settings:
     """Read the settings; `home` overrules the environment."""
     settings = Settings(home=home) if home is not None else Settings()
     return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+
+
+def write_setting(home: Path, name: str, value: str) -> None:
+    """Keep a setting in the home's file; what stands there of it is replaced."""
+    path = home / "settings.toml"
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if not line.startswith(f"{name} =")]
+    path.write_text("\n".join([*kept, f"{name} = {json.dumps(value)}"]) + "\n")
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

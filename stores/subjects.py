@@ -22,6 +22,7 @@ from transforms.pii.siv import decrypt_column, encrypt_column
 
 KEY_BYTES = 32
 _REF_BYTES = 16
+_ASKED_AT_ONCE = 500
 _SCHEMA = """
 create table if not exists subjects (
     ref blob primary key,
@@ -50,8 +51,7 @@ class SubjectKeys:
         """
         with self._opened() as database:
             found = self._wrapped(database, refs)
-            missing = [ref for ref in refs if ref not in found]
-            if missing:
+            if missing := sorted(set(refs) - found.keys()):
                 self._insert(database, missing)
                 found |= self._wrapped(database, missing)
         return self._unwrapped({ref: wrapped for ref, wrapped in found.items() if wrapped is not None})
@@ -125,10 +125,15 @@ class SubjectKeys:
             database.close()
 
     def _wrapped(self, database: sqlite3.Connection, refs: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        database.execute("create temp table if not exists wanted (ref blob primary key) without rowid")
-        database.execute("delete from wanted")
-        database.executemany("insert or ignore into wanted values (?)", ((ref,) for ref in refs))
-        return dict(database.execute("select ref, wrapped from wanted join subjects using (ref)"))
+        found: dict[bytes, bytes | None] = {}
+        # In the order of the table, neighbours lie on the same page.
+        ordered = sorted(refs)
+        for start in range(0, len(ordered), _ASKED_AT_ONCE):
+            asked = ordered[start : start + _ASKED_AT_ONCE]
+            places = ", ".join("?" * len(asked))
+            query = f"select ref, wrapped from subjects where ref in ({places})"  # noqa: S608 - no values
+            found.update(database.execute(query, asked))
+        return found
 
     def _insert(self, database: sqlite3.Connection, refs: Sequence[bytes]) -> None:
         random = secrets.token_bytes(KEY_BYTES * len(refs))

@@ -98,7 +98,7 @@ class Tables:
                 table,
                 _fitting(spec, frame),
                 mode="append",
-                writer_properties=_writer(spec.compression),
+                writer_properties=_writer(spec),
                 commit_properties=_properties(commit),
             )
             self._roll_up(table, spec)
@@ -123,7 +123,7 @@ class Tables:
                     _fitting(spec, frame),
                     mode="overwrite",
                     predicate=predicate,
-                    writer_properties=_writer(spec.compression),
+                    writer_properties=_writer(spec),
                     commit_properties=_properties(commit),
                 )
             return Committed(table.version(), frame.height, is_new=True)
@@ -142,7 +142,7 @@ class Tables:
                     # With False the smallest and largest id would land in the log.
                     streamed_exec=True,
                     commit_properties=_properties(commit),
-                    writer_properties=_writer(spec.compression),
+                    writer_properties=_writer(spec),
                 )
                 .when_matched_delete()
                 .execute()
@@ -249,7 +249,7 @@ class Tables:
     def _roll_up(self, table: DeltaTable, spec: TableSpec) -> None:
         """Merge the small files of an open day every so many commits, and shorten the log."""
         if table.version() % self._rollup == 0:
-            table.optimize.compact(writer_properties=_writer(spec.compression))
+            table.optimize.compact(writer_properties=_writer(spec))
             table.create_checkpoint()
 
 
@@ -270,11 +270,15 @@ def _fitting(spec: TableSpec, frame: pl.DataFrame) -> pa.Table:
         raise TableError(f"rows do not fit {spec.key}: {type(error).__name__}") from None
 
 
-def _writer(compression: str) -> WriterProperties:
-    from deltalake import WriterProperties
+def _writer(spec: TableSpec) -> WriterProperties:
+    from deltalake import ColumnProperties, WriterProperties
 
-    level = 1 if compression == "ZSTD" else None
-    return WriterProperties(compression=compression, compression_level=level)  # type: ignore[arg-type]
+    plain = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
+    return WriterProperties(
+        compression=spec.compression,  # type: ignore[arg-type]
+        compression_level=1 if spec.compression == "ZSTD" else None,
+        column_properties=dict.fromkeys(spec.unique, plain),
+    )
 
 
 def _properties(commit: Commit) -> CommitProperties:

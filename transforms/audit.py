@@ -24,14 +24,17 @@ class Action(StrEnum):
     TENANT_ADDED = "tenant:keys:created"
     ROLE_ASSIGNED = "access:role:assigned"
     BATCH_SEALED = "batch:raw:sealed"
+    QUARANTINE_LISTED = "quarantine:table:listed"
     QUARANTINE_SHOWN = "quarantine:entry:shown"
     QUARANTINE_RETRIED = "quarantine:entry:retried"
     QUARANTINE_DROPPED = "quarantine:entry:dropped"
+    TABLES_LISTED = "tables:catalog:listed"
     SQL_RUN = "tables:sql:run"
     PII_REVEALED = "pii:column:revealed"
     TOKEN_MADE = "pii:token:made"  # noqa: S105 - the name of an action
     LEAKS_SCANNED = "home:leaks:scanned"
     RUN_FAILED = "dagster:run:failed"
+    AUDIT_VERIFIED = "audit:trail:verified"
     AUDIT_READ = "audit:trail:read"
 
 

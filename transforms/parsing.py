@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -21,8 +22,11 @@ from transforms.pii.contracts import Contract, Field
 
 ROW = "_row"
 UNKNOWN = "_unknown"
-_STEP = 2048  # records that are decoded without looking at each: one bad record slows down only these
+# Records that are decoded without looking at each: one bad record slows down only these, and what
+# was decoded is read while it is still near the processor.
+_STEP = 2048
 
+_UNDECODABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
 _TYPES: dict[str, tuple[Any, pl.DataType]] = {
     "string": (str, pl.String()),
     "integer": (int, pl.Int64()),
@@ -49,73 +53,56 @@ class Parsed:
 class _Decoders:
     strict: Callable[[bytes], Any]
     tolerant: Callable[[bytes], Any]
-    columns: tuple[str, ...]
+    getters: tuple[Callable[[Any], Any], ...]
 
 
 def parse_records(payloads: Sequence[bytes], contract: Contract) -> Parsed:
     """Decode and check records against their contract. Every payload is accepted or rejected."""
-    rows, structures, unknown, rejected = _decode(payloads, contract)
-    columns = [
-        pl.Series(declared.name, [getattr(one, slot) for one in structures], dtype=_polars_type(declared))
-        for declared, slot in zip(contract.fields, _decoders(contract).columns, strict=True)
+    rejected: dict[int, str] = {}
+    frames = [
+        _decode(start, payloads[start : start + _STEP], contract, rejected)
+        for start in range(0, max(len(payloads), 1), _STEP)
     ]
-    frame = pl.DataFrame(
-        [
-            pl.Series(ROW, rows, dtype=pl.Int64),
-            *columns,
-            pl.Series(
-                UNKNOWN, [unknown.get(row) for row in rows] if unknown else [None] * len(rows), pl.Binary
-            ),
-        ]
-    )
-    return _checked(frame, contract, rejected)
+    return _checked(pl.concat(frames, rechunk=True), contract, rejected)
+
+
+def _decode(
+    start: int, payloads: Sequence[bytes], contract: Contract, rejected: dict[int, str]
+) -> pl.DataFrame:
+    """Decode a step of records, the first of them with the number `start`."""
+    rows: Sequence[int] = range(start, start + len(payloads))
+    unknown: Sequence[bytes | None] = [None] * len(payloads)
+    try:
+        structures = list(map(_decoders(contract).strict, payloads))
+    except _UNDECODABLE:
+        each = [_decode_one(payload, contract) for payload in payloads]
+        rejected.update((row, one) for row, one in zip(rows, each, strict=True) if isinstance(one, str))
+        good = [(row, one) for row, one in zip(rows, each, strict=True) if not isinstance(one, str)]
+        rows = [row for row, _ in good]
+        structures = [structure for _, (structure, _) in good]
+        unknown = [undeclared for _, (_, undeclared) in good]
+    columns = [
+        pl.Series(declared.name, list(map(getter, structures)), dtype=_polars_type(declared))
+        for declared, getter in zip(contract.fields, _decoders(contract).getters, strict=True)
+    ]
+    numbers = pl.Series(ROW, rows, dtype=pl.Int64)
+    return pl.DataFrame([numbers, *columns, pl.Series(UNKNOWN, unknown, dtype=pl.Binary)])
 
 
 def _polars_type(declared: Field) -> pl.DataType:
     return _TYPES[declared.logical_type][1]
 
 
-def _decode(
-    payloads: Sequence[bytes], contract: Contract
-) -> tuple[list[int], list[Any], dict[int, bytes], dict[int, str]]:
-    strict = _decoders(contract).strict
-    rows: list[int] = []
-    structures: list[Any] = []
-    unknown: dict[int, bytes] = {}
-    rejected: dict[int, str] = {}
-    for start in range(0, len(payloads), _STEP):
-        part = payloads[start : start + _STEP]
-        try:
-            structures += [strict(payload) for payload in part]
-            rows += range(start, start + len(part))
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
-            del structures[len(rows) :]
-            for row, payload in enumerate(part, start):
-                _decode_one(row, payload, contract, (rows, structures, unknown, rejected))
-    return rows, structures, unknown, rejected
-
-
-def _decode_one(
-    row: int,
-    payload: bytes,
-    contract: Contract,
-    into: tuple[list[int], list[Any], dict[int, bytes], dict[int, str]],
-) -> None:
-    """Decode one record on its own: find out what is wrong, or which fields nobody declared."""
-    rows, structures, unknown, rejected = into
+def _decode_one(payload: bytes, contract: Contract) -> tuple[Any, bytes | None] | str:
+    """Decode one record on its own: its structure and its undeclared fields, or what is wrong with it."""
     try:
         structure = _decoders(contract).tolerant(payload)
         undeclared = _undeclared(payload, contract)
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        rejected[row] = _reason(error)
-        return
+    except _UNDECODABLE as error:
+        return _reason(error)
     if undeclared and contract.unknown_fields == "reject":
-        rejected[row] = f"{len(undeclared)} undeclared field(s), which this contract rejects"
-        return
-    if undeclared:
-        unknown[row] = msgspec.json.encode(undeclared)
-    rows.append(row)
-    structures.append(structure)
+        return f"{len(undeclared)} undeclared field(s), which this contract rejects"
+    return structure, msgspec.json.encode(undeclared) if undeclared else None
 
 
 def _undeclared(payload: bytes, contract: Contract) -> dict[str, msgspec.Raw]:
@@ -155,7 +142,7 @@ def _decoders(contract: Contract) -> _Decoders:
         ).decode
         for forbid in (True, False)
     )
-    return _Decoders(strict, tolerant, slots)
+    return _Decoders(strict, tolerant, tuple(map(attrgetter, slots)))
 
 
 def _member(slot: str, declared: Field) -> tuple[Any, ...]:

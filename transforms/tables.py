@@ -21,7 +21,8 @@ class Column:
     """One column of a table.
 
     `pii` says what stands in it of a person: `token`, `hash`, `coarse`, `sealed`, `pseudonym`, or
-    None for nothing. Only columns with None may appear in a table's statistics.
+    None for nothing. Only columns with None may appear in a table's statistics. `is_unique` says
+    that nearly every row has a value of its own: a dictionary of them would only cost.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Column:
     pii: str | None = None
     nullable: bool = False
     in_statistics: bool = False
+    is_unique: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class TableSpec:
         return tuple(one.name for one in self.columns if one.in_statistics and one.pii is None)
 
     @property
+    def unique(self) -> tuple[str, ...]:
+        """The columns that are written plainly: no dictionary, no smallest and largest value."""
+        return tuple(one.name for one in self.columns if one.is_unique)
+
+    @property
     def personal(self) -> tuple[str, ...]:
         """The columns that hold something made of personal data."""
         return tuple(one.name for one in self.columns if one.pii is not None)
@@ -82,12 +89,16 @@ def _column(
     pii: str | None = None,
     nullable: bool = False,
     in_statistics: bool = False,
+    is_unique: bool = False,
 ) -> Column:
-    return Column(name, kind, description, pii, nullable, in_statistics)
+    return Column(name, kind, description, pii, nullable, in_statistics, is_unique)
 
 
 _EVENT_ID = _column(
-    "event_id", pa.large_string(), "The event's id: a UUID, stable over deliveries and retries."
+    "event_id",
+    pa.large_string(),
+    "The event's id: a UUID, stable over deliveries and retries.",
+    is_unique=True,
 )
 _TENANT = _column("tenant", pa.large_string(), "The tenant to whom the record belongs.")
 _ARRIVAL = (
@@ -114,7 +125,13 @@ def raw_table(contract: Contract) -> TableSpec:
             *_ARRIVAL,
             *_BATCH,
             _column("subject_ref", pa.large_binary(), "Keyed pseudonym of the data subject.", pii="pseudonym"),
-            _column("record", pa.large_binary(), "The record's bytes in an envelope.", pii="sealed"),
+            _column(
+                "record",
+                pa.large_binary(),
+                "The record's bytes in an envelope.",
+                pii="sealed",
+                is_unique=True,
+            ),
         ),
         # Ciphertext does not compress; trying costs more than the other columns give back.
         compression="UNCOMPRESSED",
@@ -156,6 +173,7 @@ def masked_table(contract: Contract) -> TableSpec:
                 "The undeclared fields as JSON, sealed for the data subject.",
                 pii="sealed",
                 nullable=True,
+                is_unique=True,
             ),
         ),
         ("received_date", "clock_skewed"),

@@ -69,20 +69,26 @@ def seal_many(
 ) -> list[bytes]:
     """Seal a column, each value under a key of its own row.
 
-    `nonces` holds 12 bytes a value. Keys come again and again: each is set up once.
+    `nonces` holds 12 bytes a value. Rows of one key should stand together: a key is set up once
+    for each run, and only one is held.
     """
-    encryptors = {key: gcm_encryptor(key) for key in set(keys)}
-    plain, packed = _header(0, key_id), _header(_COMPRESSED, key_id)
+    headers, bodies = _prepared(plaintexts, key_id)
+    each = (nonces[at : at + GCM_NONCE_BYTES] for at in range(0, len(nonces), GCM_NONCE_BYTES))
     sealed = []
-    rows = zip(plaintexts, keys, places, range(0, len(nonces), GCM_NONCE_BYTES), strict=True)
-    for plaintext, key, place, at in rows:
-        header, body = plain, plaintext
-        if len(plaintext) >= _COMPRESS_FROM:
-            flags, body = _compressed(plaintext)
-            header = packed if flags else plain
-        nonce = nonces[at : at + GCM_NONCE_BYTES]
-        sealed.append(header + nonce + encryptors[key](nonce, body, header + place))
+    present, encrypt = b"", gcm_encryptor
+    for header, nonce, body, key, place in zip(headers, each, bodies, keys, places, strict=True):
+        if key != present:
+            present, encrypt = key, gcm_encryptor(key)
+        sealed.append(header + nonce + encrypt(nonce, body, header + place))
     return sealed
+
+
+def _prepared(plaintexts: Sequence[bytes], key_id: bytes) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """Give the headers and bodies; where every value is short, without a look at each."""
+    if max(map(len, plaintexts), default=0) < _COMPRESS_FROM:
+        return [_header(0, key_id)] * len(plaintexts), plaintexts
+    packed = [_compressed(plaintext) for plaintext in plaintexts]
+    return [_header(flags, key_id) for flags, _ in packed], [body for _, body in packed]
 
 
 def open_many(envelopes: Sequence[bytes], keys: Sequence[bytes], places: Sequence[bytes]) -> list[bytes]:
@@ -90,12 +96,14 @@ def open_many(envelopes: Sequence[bytes], keys: Sequence[bytes], places: Sequenc
 
     Raises: DecryptionError where a single value does not verify; nothing is given out then.
     """
-    decryptors = {key: gcm_decryptor(key) for key in set(keys)}
     opened = []
+    present, decrypt = b"", gcm_decryptor
     try:
         for envelope, key, place in zip(envelopes, keys, places, strict=True):
+            if key != present:
+                present, decrypt = key, gcm_decryptor(key)
             header = envelope[:_HEADER_BYTES]
-            plaintext = decryptors[key](envelope[6:18], envelope[18:], header + place)
+            plaintext = decrypt(envelope[6:18], envelope[18:], header + place)
             opened.append(_decompressed(plaintext) if header[1] & _COMPRESSED else plaintext)
             if header[0] != VERSION:
                 raise DecryptionError("the envelope")

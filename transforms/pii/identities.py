@@ -82,9 +82,8 @@ def uuid_bytes(text: str) -> bytes:
     return uuid.UUID(text).bytes
 
 
-_DASHES = (8, 13, 18, 23)
-_DIGITS = np.array([at for at in range(36) if at not in _DASHES])
-_HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+# Where the five groups of a UUID stand: in its text, and among its 32 digits.
+_GROUPS = ((0, 8, 0), (9, 13, 8), (14, 18, 12), (19, 23, 16), (24, 36, 20))
 
 
 def _uuid_texts(digests: np.ndarray) -> pl.Series:
@@ -92,10 +91,10 @@ def _uuid_texts(digests: np.ndarray) -> pl.Series:
     digests[:, 6] = (digests[:, 6] & 0x0F) | 0x80
     digests[:, 8] = (digests[:, 8] & 0x3F) | 0x80
     count = len(digests)
+    digits = np.frombuffer(digests.tobytes().hex().encode(), np.uint8).reshape(count, 32)
     texts = np.full((count, 36), ord("-"), np.uint8)
-    nibbles = np.empty((count, 32), np.uint8)
-    nibbles[:, 0::2], nibbles[:, 1::2] = digests >> 4, digests & 0x0F
-    texts[:, _DIGITS] = _HEX[nibbles]
+    for start, stop, first in _GROUPS:
+        texts[:, start:stop] = digits[:, first : first + stop - start]
     offsets = np.arange(0, 36 * (count + 1), 36, dtype=np.int64)
     array = pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets.data), pa.py_buffer(texts.data))
     return pl.Series(array, dtype=pl.String)

@@ -1,0 +1,100 @@
+"""`ingest`: take files now, through the same assets as the sensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lockhouse.main import QUARANTINED, json_option, tenant_option
+from lockhouse.output import note, show_json, stopwatch, working
+
+if TYPE_CHECKING:
+    from orchestration.resources import Platform
+    from stores.landing import Batch
+    from stores.ledger import Counts
+
+
+@click.command("ingest")
+@click.argument("source")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@tenant_option
+@json_option
+@click.pass_obj
+def ingest_command(home: Path | None, source: str, paths: tuple[Path, ...], tenant: str, as_json: bool) -> int:
+    """Take files of SOURCE into the lake. The originals are copied and stay; the copies are sealed and gone.
+
+    A file that was taken before changes nothing. Exit code 4: done, but something is in quarantine.
+
+    \b
+    Examples:
+      lockhouse ingest logins events.json.gz
+      lockhouse ingest logins exports/ --tenant acme --json
+    """
+    with stopwatch() as watch, working(f"Taking {source} of {tenant}", not as_json):
+        result = ingest_files(home, source, paths, tenant)
+    if as_json:
+        show_json({**result, "seconds": watch["seconds"]})
+    else:
+        _tell(result, tenant, watch["seconds"])
+    return QUARANTINED if result["quarantined"] else 0
+
+
+def ingest_files(home: Path | None, source: str, paths: Sequence[Path], tenant: str) -> dict[str, Any]:
+    """Land files, run the source's job on them and on whatever an interrupted run left behind."""
+    from lockhouse.runs import materialise
+    from lockhouse.setup import prepare_home
+    from stores.contracts import load_contract
+    from stores.settings import local_user
+    from transforms.access import Right
+
+    load_contract(source)
+    platform, _ = prepare_home(home)
+    platform.access.authorise(local_user(), Right.INGEST, tenant)
+    platform.add_tenant(tenant, local_user())
+    platform.landing.recover()
+    left = platform.landing.open_batches(source)
+    batches = platform.landing.copy_in(source, tenant, list(_files(paths)))
+    report = materialise(platform, source, [*left, *batches])
+    counts = platform.ledger.counts([batch.id for batch in batches])
+    return {**_summary(platform, tenant, batches, counts), "checks": report.checks, "resumed": len(left)}
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Give the files; of a folder all in it, hidden ones left out."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
+        found += inside if path.is_dir() else [path]
+    return found
+
+
+def _summary(platform: Platform, tenant: str, batches: Sequence[Batch], counts: Counts) -> dict[str, Any]:
+    return {
+        "files": sum(len(batch.names) for batch in batches),
+        "rows": counts.rows,
+        "accepted": counts.accepted,
+        "quarantined": counts.quarantined,
+        "duplicates": counts.duplicates,
+        "refused": counts.refused,
+        "unknown": counts.unknown,
+        "tables": {info.key: info.rows for info in platform.tables.listing(tenant)},
+    }
+
+
+def _tell(result: dict[str, Any], tenant: str, seconds: float) -> None:
+    note(
+        f"{result['files']} file(s), {result['rows']:,} records in {seconds} s: "
+        f"{result['accepted']:,} accepted, "
+        f"{result['quarantined']:,} quarantined, {result['duplicates']:,} duplicates"
+    )
+    if result["resumed"]:
+        note(f"{result['resumed']} batch(es) of an interrupted run were completed first")
+    if result["unknown"]:
+        note(f"{result['unknown']:,} records brought undeclared fields; they are sealed with the record")
+    where = "" if tenant == "default" else f" --tenant {tenant}"
+    if result["quarantined"]:
+        note(f"Why: lockhouse quarantine list{where}")
+    note(f'Next: lockhouse sql "select * from masked.logins limit 5"{where}')  # noqa: S608 - a hint

@@ -1,0 +1,256 @@
+"""Operations: every one authorises, then audits, then acts. Doors (command line, HTTP) only call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from orchestration.resources import Platform, now
+from stores.audit import Verdict
+from stores.canaries import canaries_of
+from stores.contracts import load_contract, load_contracts
+from stores.home import checked_tenant
+from stores.quarantine import Entry, Quarantine
+from stores.sql import SqlSandbox
+from stores.tables import Commit, TableInfo
+from transforms.access import Right
+from transforms.audit import Action, Outcome
+from transforms.audit import Entry as AuditEntry
+from transforms.errors import RefusedError, UsageError
+from transforms.pii.canonical import canonicalise
+from transforms.pii.ciphers import keyed_digest
+from transforms.pii.contracts import Field
+from transforms.pii.siv import decrypt_column, encrypt_column
+from transforms.tables import table_specs
+
+if TYPE_CHECKING:
+    from stores.leaks import LeakReport
+
+MOST_REVEALED = 1000
+
+
+@dataclass
+class Caller:
+    """Who asks, in which tenant, through which platform."""
+
+    platform: Platform
+    principal: str
+    tenant: str
+    results: dict[str, int] = field(default_factory=dict)
+
+    @contextmanager
+    def permitted(self, right: Right, action: Action, **parameters: str | int | None) -> Iterator[None]:
+        """Authorise and audit before the block runs; write down afterwards how it went.
+
+        `results`, filled in the block, go into the closing entry. Raises: RefusedError, audited too.
+        """
+        audit, tenant = self.platform.audit, checked_tenant(self.tenant)
+        if tenant not in self.platform.access.tenants():
+            raise UsageError(f"no tenant {tenant}; there are: {', '.join(self.platform.access.tenants())}")
+        try:
+            role = self.platform.access.authorise(self.principal, right, tenant)
+        except RefusedError:
+            audit.record(tenant, self.principal, action, Outcome.REFUSED, right=right, **parameters)
+            raise
+        audit.record(tenant, self.principal, action, Outcome.ALLOWED, role=role, **parameters)
+        self.results = {}
+        try:
+            yield
+        except BaseException:
+            audit.record(tenant, self.principal, action, Outcome.FAILED, **parameters)
+            raise
+        audit.record(tenant, self.principal, action, Outcome.DONE, **parameters, **self.results)
+
+    def digest(self, text: str) -> str:
+        """Give a keyed digest of something that may hold a personal value, for the audit trail."""
+        key = self.platform.keys(self.tenant).identity_key("query")
+        return keyed_digest(key, text.encode()).hex()
+
+
+def list_tables(caller: Caller) -> list[dict[str, Any]]:
+    """Describe every Delta table of the tenant, with the columns that are made of personal data."""
+    with caller.permitted(Right.READ_TABLES, Action.TABLES_LISTED):
+        personal = {
+            spec.key: list(spec.personal)
+            for contract in load_contracts().values()
+            for spec in table_specs(contract)
+        }
+        found = caller.platform.tables.listing(caller.tenant)
+        return [
+            {
+                "table": info.key,
+                "zone": info.zone,
+                "rows": info.rows,
+                "version": info.version,
+                "files": info.files,
+                "bytes": info.size_bytes,
+                "pii_columns": personal.get(info.key) or _token_columns(caller, info),
+            }
+            for info in found
+        ]
+
+
+def _token_columns(caller: Caller, info: TableInfo) -> list[str]:
+    """Give the token columns of a mart: they keep the names that the masked tables gave them."""
+    names = caller.platform.tables.schema(caller.tenant, info.key).names
+    return [name for name in names if name.endswith("_token")]
+
+
+def run_sql(caller: Caller, query: str, limit: int | None = None) -> pa.Table:
+    """Run a reading query over the tenant's masked and curated tables."""
+    with caller.permitted(Right.READ_TABLES, Action.SQL_RUN, query=caller.digest(query)):
+        rows = SqlSandbox(caller.platform.tables, caller.tenant).run(query, limit)
+        caller.results["rows"] = rows.num_rows
+        return rows
+
+
+def reveal(caller: Caller, table: str, column: str, where: str, reason: str) -> list[str | None]:
+    """Open the tokens of a column, for a reason that is audited first.
+
+    Raises: UsageError where the column holds no tokens, or `where` selects too many rows.
+    """
+    domain = _domain_of(table, column)
+    if not reason.strip():
+        raise UsageError("a reveal needs a --reason; it is written into the audit trail")
+    marks = {"table": table, "column": column, "where": caller.digest(where), "reason": reason}
+    with caller.permitted(Right.REVEAL, Action.PII_REVEALED, **marks):
+        query = f"select {column} from {table}" + (f" where {where}" if where else "")  # noqa: S608 - sandboxed
+        found = SqlSandbox(caller.platform.tables, caller.tenant).run(query, MOST_REVEALED + 1)
+        if found.num_rows > MOST_REVEALED:
+            raise UsageError(f"more than {MOST_REVEALED} rows: narrow --where")
+        values = open_tokens(caller, domain, pl.Series(column, found.column(0)))
+        caller.results["values"] = len(values)
+        return values
+
+
+def reveal_tokens(caller: Caller, domain: str, tokens: Sequence[str], reason: str) -> list[str | None]:
+    """Open tokens of a join domain that came from elsewhere, a served copy for one.
+
+    Raises: DecryptionError where a token is not this tenant's.
+    """
+    digest = caller.digest("\n".join(tokens))
+    with caller.permitted(Right.REVEAL, Action.PII_REVEALED, domain=domain, tokens=digest, reason=reason):
+        values = open_tokens(caller, _known_domain(domain), pl.Series("token", tokens, dtype=pl.String))
+        caller.results["values"] = len(values)
+        return values
+
+
+def open_tokens(caller: Caller, domain: str, tokens: pl.Series) -> list[str | None]:
+    """Open a column of tokens of a join domain; null stays null."""
+    keys = caller.platform.keys(caller.tenant).live_token_keys(domain)
+    values: list[str | None] = decrypt_column(tokens.cast(pl.String), keys).to_list()
+    return values
+
+
+def token(caller: Caller, value: str, domain: str) -> str:
+    """Make the token of a value, as masking would. As privileged as a reveal: it can test guesses."""
+    with caller.permitted(Right.REVEAL, Action.TOKEN_MADE, domain=domain, value=caller.digest(value)):
+        declared = next(one for one in _all_fields() if one.domain == _known_domain(domain))
+        canonical = canonicalise(pl.Series([value], dtype=pl.String), declared.format)
+        if canonical[0] is None:
+            raise UsageError(f"that is no value of the domain {domain}: expected {declared.format}")
+        key = caller.platform.keys(caller.tenant).token_key(domain)
+        return str(encrypt_column(canonical, key)[0])
+
+
+def quarantine_entries(caller: Caller, source: str | None = None) -> list[Entry]:
+    """List what was not accepted, without its content."""
+    with caller.permitted(Right.READ_QUARANTINE, Action.QUARANTINE_LISTED):
+        entries = [entry for store in _quarantines(caller, source) for entry in store.entries()]
+        caller.results["entries"] = len(entries)
+        return entries
+
+
+def quarantine_content(caller: Caller, entry_id: str) -> tuple[str, bytes]:
+    """Open one entry: its file's original name, and its bytes."""
+    with caller.permitted(Right.REVEAL, Action.QUARANTINE_SHOWN, entry=entry_id):
+        return _store_of(caller, entry_id).content(entry_id)
+
+
+def drop_quarantine(caller: Caller, entry_ids: Sequence[str]) -> int:
+    """Delete entries for good."""
+    with caller.permitted(Right.CHANGE_QUARANTINE, Action.QUARANTINE_DROPPED, entries=len(entry_ids)):
+        marks = {"action": "drop"}
+        at = now()
+        commit = Commit(f"drop/{at.isoformat()}", int(at.timestamp() * 1000), marks)
+        for store in _quarantines(caller, None):
+            caller.results["rows"] = caller.results.get("rows", 0) + store.drop(entry_ids, commit)
+        return caller.results.get("rows", 0)
+
+
+def read_audit(caller: Caller, limit: int) -> list[AuditEntry]:
+    """Give the latest entries of the tenant's trail."""
+    with caller.permitted(Right.READ_AUDIT, Action.AUDIT_READ, limit=limit):
+        return caller.platform.audit.entries(caller.tenant, limit)
+
+
+def verify_audit(caller: Caller) -> Verdict:
+    """Verify the tenant's trail; its head is signed first, so that later cuts will show."""
+    with caller.permitted(Right.READ_AUDIT, Action.AUDIT_VERIFIED):
+        verdict = caller.platform.audit.verify(caller.tenant)
+    if verdict.ok:
+        caller.platform.audit.checkpoint(caller.tenant)
+    return verdict
+
+
+def canaries(caller: Caller) -> list[str]:
+    """Give the tenant's canaries over all contracts."""
+    keys = caller.platform.keys(caller.tenant)
+    return [value for contract in load_contracts().values() for value in canaries_of(keys, contract)]
+
+
+def scan_leaks(
+    caller: Caller, values: Sequence[str], on_file: Callable[[Path], None] | None = None
+) -> LeakReport:
+    """Look for values in clear in every file of the home outside landing and the key store."""
+    from stores.leaks import default_exclusions, scan
+
+    with caller.permitted(Right.OPERATE, Action.LEAKS_SCANNED, values=len(values)):
+        home = caller.platform.home
+        report = scan(home.root, values, exclude=default_exclusions(home), on_file=on_file)
+        caller.results.update(files=report.files, hits=len(report.hits))
+        return report
+
+
+def _domain_of(table: str, column: str) -> str:
+    """Give the join domain of a token column; marts keep the names of the masked tables."""
+    for source, contract in load_contracts().items():
+        made = {
+            output.column(declared.name): str(declared.domain)
+            for declared in contract.fields
+            for output in declared.outputs
+            if output.strategy == "token"
+        }
+        if column in made and (table == f"masked.{source}" or table.startswith("curated.")):
+            return made[column]
+    raise UsageError(f"{table} has no token column {column}: `lockhouse tables` shows them")
+
+
+def _all_fields() -> Iterator[Field]:
+    return (declared for contract in load_contracts().values() for declared in contract.fields)
+
+
+def _known_domain(domain: str) -> str:
+    known = sorted({one for contract in load_contracts().values() for one in contract.domains})
+    if domain not in known:
+        raise UsageError(f"no join domain `{domain}`; there are: {', '.join(known)}")
+    return domain
+
+
+def _quarantines(caller: Caller, source: str | None) -> list[Quarantine]:
+    contracts = [load_contract(source)] if source else list(load_contracts().values())
+    sealer = caller.platform.intake.sealer(caller.tenant)
+    return [Quarantine(caller.tenant, caller.platform.tables, sealer, contract) for contract in contracts]
+
+
+def _store_of(caller: Caller, entry_id: str) -> Quarantine:
+    for store in _quarantines(caller, None):
+        if any(entry.id == entry_id for entry in store.entries()):
+            return store
+    raise UsageError("no such quarantine entry: `lockhouse quarantine list` shows them")

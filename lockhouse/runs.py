@@ -1,0 +1,88 @@
+"""Runs in this process: the same jobs that the sensor starts, recorded in the home's Dagster storage."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from transforms.errors import LockhouseError
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition
+    from dagster_shared.error import SerializableErrorInfo
+
+    from orchestration.resources import Platform
+    from stores.landing import Batch
+
+
+class RunFailedError(LockhouseError):
+    """A run did not get through; its steps and the error's kind are named, its text is not."""
+
+
+@dataclass
+class RunReport:
+    """What runs came to: each check by asset, and whether it passed."""
+
+    checks: dict[str, bool] = field(default_factory=dict)
+
+
+def materialise(platform: Platform, source: str, batches: Sequence[Batch]) -> RunReport:
+    """Run a source's job for batches, an hour at a time, as the sensor would.
+
+    Raises: RunFailedError where a step failed; the batches stay, and the next call takes them again.
+    """
+    from dagster import DagsterInstance
+
+    from orchestration.definitions import defs
+    from orchestration.jobs import INGEST
+
+    report = RunReport()
+    job = defs.resolve_job_def(INGEST[source].name)
+    with DagsterInstance.get() as instance:
+        for hour, ids in _by_hour(batches).items():
+            _run_once(job, instance, source, hour, ids, report)
+    return report
+
+
+def _by_hour(batches: Sequence[Batch]) -> dict[str, list[str]]:
+    from assets.partitions import hour_key
+
+    hours: dict[str, list[str]] = defaultdict(list)
+    for batch in batches:
+        hours[hour_key(batch.received_at)].append(batch.id)
+    return hours
+
+
+def _run_once(
+    job: JobDefinition, instance: DagsterInstance, source: str, hour: str, ids: list[str], report: RunReport
+) -> None:
+    from orchestration.jobs import batches_config
+
+    result = job.execute_in_process(
+        instance=instance,
+        partition_key=hour,
+        # The runs' own log is in Dagster; a person here is told the result.
+        run_config={**batches_config(source, ids), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+    )
+    for check in result.get_asset_check_evaluations():
+        name = f"{'.'.join(check.asset_key.path)}: {check.check_name}"
+        report.checks[name] = report.checks.get(name, True) and check.passed
+    if not result.success:
+        raise RunFailedError(_failure(result))
+
+
+def _failure(result: ExecuteInProcessResult) -> str:
+    """Say which steps failed and with what kind of error: an error's text may hold a value."""
+    failed = [event for event in result.all_events if event.is_step_failure]
+    kinds = {event.step_key: _kind(event.step_failure_data.error) for event in failed}
+    listed = ", ".join(f"{step} ({kind})" for step, kind in kinds.items()) or "before its first step"
+    return f"run {result.run_id} failed in {listed}; its batches are kept and taken again with the next ingest"
+
+
+def _kind(error: SerializableErrorInfo | None) -> str:
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return (error.cls_name if error is not None else None) or "unknown"

@@ -1,0 +1,97 @@
+"""`init` and `tenant`: making a home, and the tenants in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lockhouse.main import json_option, platform_of
+from lockhouse.output import note, show_json, show_table
+
+if TYPE_CHECKING:
+    from orchestration.resources import Platform
+
+
+@click.command("init")
+@click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The file that opens the keyring; without it one is generated in the home.",
+)
+@json_option
+@click.pass_obj
+def init_command(home: Path | None, passphrase_file: Path | None, as_json: bool) -> None:
+    """Make the home: keyring, databases, the first tenant, you as its operator. Repeats change nothing.
+
+    \b
+    Examples:
+      lockhouse init
+      lockhouse --home /srv/lockhouse init --passphrase-file /run/secrets/lockhouse
+    """
+    platform, created = prepare_home(home, passphrase_file)
+    if as_json:
+        show_json({"home": str(platform.home.root), "created": created})
+        return
+    note(f"{'Made' if created else 'Found'} the home {platform.home.root}")
+    if created and platform.settings.passphrase_file is None:
+        note(f"The keyring opens with the generated passphrase in {platform.home.passphrase}")
+        note("Keep a copy elsewhere: without it, nothing sealed can ever be opened.")
+    note("Next: lockhouse demo")
+
+
+def prepare_home(home: Path | None, passphrase_file: Path | None = None) -> tuple[Platform, bool]:
+    """Make the home if there is none, with settings and Dagster's own; give it and whether it is new."""
+    from orchestration.instance import write_instance
+    from stores.settings import local_user, write_setting
+
+    if passphrase_file is not None:
+        write_setting(load_home(home), "passphrase_file", str(passphrase_file.absolute()))
+    platform = platform_of(home)
+    created = platform.create_home(local_user())
+    write_instance(platform.home.dagster)
+    return platform, created
+
+
+def load_home(home: Path | None) -> Path:
+    """Give the home's folder, by option, environment or default."""
+    from stores.settings import load_settings
+
+    return load_settings(home).home
+
+
+@click.group("tenant")
+def tenant_command() -> None:
+    """Tenants: each has keys, tables and an audit trail of its own."""
+
+
+@tenant_command.command("add")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def tenant_add(home: Path | None, name: str, as_json: bool) -> None:
+    """Register a tenant and make its keys."""
+    from stores.settings import local_user
+    from transforms.access import Right
+
+    platform = platform_of(home)
+    platform.access.authorise(local_user(), Right.OPERATE, name)
+    created = platform.add_tenant(name, local_user())
+    if as_json:
+        show_json({"tenant": name, "created": created})
+    else:
+        note(f"{'Added' if created else 'Found'} the tenant {name}")
+        note(f"Next: lockhouse ingest logins FILE --tenant {name}")
+
+
+@tenant_command.command("list")
+@json_option
+@click.pass_obj
+def tenant_list(home: Path | None, as_json: bool) -> None:
+    """List the tenants."""
+    names = platform_of(home).access.tenants()
+    if as_json:
+        show_json({"tenants": names})
+    else:
+        show_table(["tenant"], [[name] for name in names])

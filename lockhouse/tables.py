@@ -1,0 +1,111 @@
+"""`tables` and `sql`: what is in the lake, and questions to it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lockhouse.main import caller_of, json_option, tenant_option
+from lockhouse.output import note, show_json, show_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# A terminal shows no more rows than this; files and pipes get all of them.
+_SHOWN_ROWS = 1000
+
+
+@click.command("tables")
+@tenant_option
+@json_option
+@click.pass_obj
+def tables_command(home: Path | None, tenant: str, as_json: bool) -> None:
+    """List every Delta table: zone, rows, version, files, bytes, columns made of personal data."""
+    from lockhouse.operations import list_tables
+
+    tables = list_tables(caller_of(home, tenant))
+    if as_json:
+        show_json({"tables": tables})
+        return
+    columns = ["table", "rows", "version", "files", "bytes", "personal columns"]
+    rows = [
+        [one["table"], one["rows"], one["version"], one["files"], one["bytes"], ", ".join(one["pii_columns"])]
+        for one in tables
+    ]
+    show_table(columns, rows, right=columns[1:5])
+    note("" if tables else "No table yet: lockhouse demo, or lockhouse ingest logins FILE")
+
+
+@click.command("sql")
+@click.argument("query", required=False)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
+)
+@tenant_option
+@click.pass_obj
+def sql_command(home: Path | None, query: str | None, form: str, tenant: str) -> None:
+    """Ask the masked and curated tables with SQL (DuckDB's), reading only; without QUERY a shell.
+
+    \b
+    Examples:
+      lockhouse sql "select device_type, count(*) from masked.logins group by all"
+      lockhouse sql "from curated.daily_logins" --format csv > daily.csv
+    """
+    from lockhouse.operations import run_sql
+
+    caller = caller_of(home, tenant)
+    if query is not None:
+        _print(run_sql(caller, query, _SHOWN_ROWS + 1 if form == "table" else None), form)
+        return
+    _shell(caller, form)
+
+
+def _shell(caller: Any, form: str) -> None:  # noqa: ANN401 - operations.Caller, imported late
+    """Read queries from a terminal, a line each, or from standard input."""
+    from lockhouse.operations import run_sql
+    from transforms.errors import LockhouseError
+
+    if sys.stdin.isatty():
+        note("One query a line; an empty line ends. Tables: lockhouse tables")
+    while True:
+        if sys.stdin.isatty():
+            click.echo("sql> ", nl=False, err=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        try:
+            _print(run_sql(caller, line, _SHOWN_ROWS + 1 if form == "table" else None), form)
+        except LockhouseError as error:
+            note(f"lockhouse: {error}")
+
+
+def _print(rows: pa.Table, form: str) -> None:
+    import polars as pl
+
+    if form == "json":
+        show_json([{name: _plain(value) for name, value in row.items()} for row in rows.to_pylist()])
+    elif form == "csv":
+        frame = pl.DataFrame(rows)
+        binary = [name for name, kind in frame.schema.items() if kind == pl.Binary]
+        click.echo(frame.with_columns(pl.col(binary).bin.encode("hex")).write_csv(), nl=False)
+    else:
+        cells = (
+            tuple(_plain(value) for value in row.values()) for row in rows.slice(0, _SHOWN_ROWS).to_pylist()
+        )
+        show_table(rows.column_names, cells)
+        if rows.num_rows > _SHOWN_ROWS:
+            note(f"only the first {_SHOWN_ROWS} rows are shown; --format csv gives all")
+
+
+def _plain(value: object) -> object:
+    """Write what JSON and a terminal have no form for."""
+    import datetime
+
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime.datetime | datetime.date):
+        return value.isoformat()
+    return value

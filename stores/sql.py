@@ -1,0 +1,97 @@
+"""Sandboxed SQL over a tenant's masked and curated tables.
+
+Views over the pinned files of one version of each table, in an in-memory DuckDB that may open those
+files and nothing else, whose configuration is locked before the query is seen. Only reading
+statements are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from stores.dbt_delta import open_table, quote_name, quote_text, select_table
+from stores.tables import Tables
+from transforms.errors import UsageError
+
+if TYPE_CHECKING:
+    import duckdb
+
+READABLE_ZONES = ("masked", "curated")
+_MEMORY_LIMIT = "2GB"
+
+
+class SqlSandbox:
+    """Runs queries for one tenant."""
+
+    def __init__(self, tables: Tables, tenant: str) -> None:
+        """Remember the tenant; nothing is opened yet."""
+        self._tables, self._tenant = tables, tenant
+
+    def names(self) -> list[str]:
+        """Give the tables that can be queried, such as `masked.logins`."""
+        return [info.key for info in self._tables.listing(self._tenant) if info.zone in READABLE_ZONES]
+
+    def run(self, query: str, limit: int | None = None) -> pa.Table:
+        """Run one query and give its rows, at most `limit`.
+
+        Raises: UsageError where it is no single reading statement, or DuckDB does not understand it.
+        """
+        import duckdb
+
+        with self.opened() as connection:
+            try:
+                self._check_reading(connection, query)
+                relation = connection.sql(query)
+                if relation is None:
+                    return pa.table({})
+                result: pa.Table = (relation.limit(limit) if limit else relation).to_arrow_table()
+                return result
+            except duckdb.Error as error:
+                raise UsageError(f"the query does not run: {error}") from None
+
+    @contextmanager
+    def opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a locked-down connection; its tables stay pinned for as long as the block lasts."""
+        import duckdb
+
+        with ExitStack() as stack:
+            names = self.names()
+            for name in names:
+                stack.enter_context(self._tables.reading(self._tenant, name))
+            connection = stack.enter_context(duckdb.connect(":memory:"))
+            self._make_views(connection, names)
+            yield connection
+
+    def _make_views(self, connection: duckdb.DuckDBPyConnection, names: list[str]) -> None:
+        for setting in (
+            "TimeZone = 'UTC'",
+            f"memory_limit = '{_MEMORY_LIMIT}'",
+            "temp_directory = ''",
+            "autoinstall_known_extensions = false",
+            "autoload_known_extensions = false",
+        ):
+            connection.execute(f"set {setting}")
+        files: list[str] = []
+        for zone in READABLE_ZONES:
+            connection.execute(f"create schema {zone}")
+        for name in names:
+            zone, table = name.split(".", 1)
+            selected = select_table(open_table(self._tables.path(self._tenant, name)), {})
+            connection.execute(f"create view {zone}.{quote_name(table)} as {selected}")
+            files += self._tables.files(self._tenant, name)
+        allowed = ", ".join(quote_text(file.removeprefix("file://")) for file in files)
+        connection.execute(f"set allowed_paths = [{allowed}]")
+        connection.execute("set enable_external_access = false")
+        connection.execute("set lock_configuration = true")
+
+    def _check_reading(self, connection: duckdb.DuckDBPyConnection, query: str) -> None:
+        import duckdb
+
+        statements = connection.extract_statements(query)
+        reading = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+        if len(statements) != 1 or statements[0].type not in reading:
+            raise UsageError("one reading statement is allowed: select, with, describe, show or explain")

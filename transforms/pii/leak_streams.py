@@ -1,0 +1,286 @@
+"""What lies in bytes besides the bytes: escapes undone, and compressed streams, for the leak scan.
+
+Everything reads forward in small pieces, so that neither a large file nor a bomb fills the memory.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import pyarrow as pa
+import pybase64
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+WINDOW_BYTES = 4 << 20
+# How far windows overlap: the longest value that is looked for fits in its longest form.
+REACH_BYTES = 32 << 10
+_INFLATE_BYTES = 1 << 20
+# A zlib header is two bytes, which chance writes too: only what inflates this far is called a stream.
+_PROOF_BYTES = 512
+_AROUND_BYTES = 1 << 10
+
+# --- Windows and escapes
+
+_ESCAPES = re.compile(rb'(?:\\+u[0-9a-fA-F]{4})+|\\+(?=["/\\])|(?:%(?:25)*[0-9a-fA-F]{2})+')
+_UNITS = re.compile(rb"u([0-9a-fA-F]{4})")
+_OCTETS = re.compile(rb"%(?:25)*([0-9a-fA-F]{2})")
+_FEW_ESCAPES = 2000
+# base64 of what begins like gzip, zlib or zstd; line breaks inside are common.
+_CODED_STREAM = re.compile(
+    rb"(?<![A-Za-z0-9+/_-])(?:H4sI|KLUv[/_]|eJ[w-z]|eN[o-r]|eA[E-H]|eF[4-7])"
+    rb"(?:[A-Za-z0-9+/_-]|\r?\n){8,}"
+)
+
+
+def unescaped(window: bytes) -> bytes:
+    r"""Undo JSON and percent escapes, however often they were applied; empty where there are none.
+
+    Shape: where escapes are few, only they and 1 KiB on both sides.
+
+    >>> unescaped(rb'{\"name\":\"Zo\\u00eb%2520K\"}').decode()
+    '{"name":"Zoë K"}'
+    """
+    spans: list[list[int]] = []
+    for number, match in enumerate(_ESCAPES.finditer(window)):
+        if number == _FEW_ESCAPES:
+            return _ESCAPES.sub(_unescape, window)
+        if spans and match.start() - _AROUND_BYTES < spans[-1][1]:
+            spans[-1][1] = match.end() + _AROUND_BYTES
+        else:
+            spans.append([max(match.start() - _AROUND_BYTES, 0), match.end() + _AROUND_BYTES])
+    return b"\n".join(_ESCAPES.sub(_unescape, window[start:end]) for start, end in spans)
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    escape = match[0]
+    if escape.startswith(b"%"):
+        return bytes.fromhex(b"".join(_OCTETS.findall(escape)).decode())
+    if units := _UNITS.findall(escape):
+        return bytes.fromhex(b"".join(units).decode()).decode("utf-16-be", "replace").encode()
+    return b""
+
+
+def windows(file: BinaryIO, at: int = 0) -> Iterator[tuple[int, int, bytes]]:
+    """Read a file, from an offset, in windows that overlap by `REACH_BYTES`.
+
+    Shape: the window's offset, how many of its bytes the one before it held too, its bytes.
+    """
+    tail = b""
+    while True:
+        if file.seekable():
+            file.seek(at)
+        fresh = file.read(WINDOW_BYTES)
+        if not fresh:
+            return
+        window = tail + fresh
+        yield at - len(tail), len(tail), window
+        at, tail = at + len(fresh), window[-REACH_BYTES:]
+
+
+# --- Compressed streams
+
+
+class BrokenError(Exception):
+    """What is certainly a stream ends early or is damaged."""
+
+
+class _Chunked(io.RawIOBase):
+    """A readable file over chunks of bytes."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks, self._rest = iter(chunks), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - typing.Buffer is of Python 3.12
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = chunk
+        taken = self._rest[: len(buffer)]
+        buffer[: len(taken)] = taken
+        self._rest = self._rest[len(taken) :]
+        return len(taken)
+
+
+def reader_of(chunks: Iterable[bytes]) -> BinaryIO:
+    """Give a forward-only file over chunks of bytes."""
+    return cast(BinaryIO, io.BufferedReader(_Chunked(chunks), 64 << 10))
+
+
+def _inflate(file: BinaryIO, *, gzip: bool) -> Iterator[bytes]:
+    piece = file.read(_PROOF_BYTES)
+    while piece:
+        piece = yield from _inflate_member(file, piece, gzip=gzip)
+
+
+def _inflate_member(file: BinaryIO, piece: bytes, *, gzip: bool) -> Generator[bytes, None, bytes]:
+    """Inflate one member and give back the beginning of the next, empty where there is none."""
+    engine = zlib.decompressobj(31 if gzip else 15)
+    certain = gzip
+    while not engine.eof:
+        try:
+            out = engine.decompress(piece, _INFLATE_BYTES)
+        except zlib.error as error:
+            if certain:
+                raise BrokenError("a damaged stream") from error
+            return b""
+        if out:
+            yield out
+        elif not piece:
+            if certain:
+                raise BrokenError("a stream that is cut short")
+            return b""
+        if not engine.eof:
+            certain = certain or len(piece) == _PROOF_BYTES
+            piece = engine.unconsumed_tail or file.read(64 << 10)
+    rest = (engine.unused_data + file.read(_PROOF_BYTES)).lstrip(b"\0")
+    return rest if gzip and rest.startswith(b"\x1f\x8b\x08") else b""
+
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_BLOCK_BYTES = 128 << 10
+
+
+class _ZstdFrames:
+    """The bytes of the zstd frames that follow each other from here, and none behind them (RFC 8878)."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.is_certain = file, False
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            magic = self._file.read(4)
+            if magic == ZSTD_MAGIC:
+                yield magic
+                yield from self._frame()
+            elif _is_skippable(magic):
+                size = int.from_bytes(self._file.read(4), "little")
+                while size and (skipped := self._file.read(min(size, _INFLATE_BYTES))):
+                    size -= len(skipped)
+            else:
+                return
+
+    def _frame(self) -> Iterator[bytes]:
+        descriptor = self._file.read(1)
+        if not descriptor or descriptor[0] & 0b1000:
+            return
+        flags = descriptor[0]
+        single = flags >> 5 & 1
+        sizes = ((0, 1)[single], 2, 4, 8)[flags >> 6] + (1 - single) + (0, 1, 2, 4)[flags & 3]
+        yield descriptor + self._file.read(sizes)
+        last = False
+        while not last:
+            header = self._file.read(3)
+            block = int.from_bytes(header, "little")
+            last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
+            if len(header) < 3 or kind == 3 or size > _ZSTD_BLOCK_BYTES:
+                yield header
+                return
+            self.is_certain = True
+            yield header + self._file.read(1 if kind == 1 else size)
+        yield self._file.read(4 if flags & 0b100 else 0)
+
+
+def _is_skippable(magic: bytes) -> bool:
+    return len(magic) == 4 and magic[0] & 0xF0 == 0x50 and magic[1:] == b"\x2a\x4d\x18"
+
+
+def _unzstd(file: BinaryIO) -> Iterator[bytes]:
+    frames = _ZstdFrames(file)
+    # Chunks of no length would read as the end of the file.
+    source: Any = pa.PythonFile(cast(Any, reader_of(chunk for chunk in frames if chunk)), mode="r")
+    stream = pa.CompressedInputStream(source, "zstd")
+    try:
+        # An error loses what was decoded in the same call: small calls lose little.
+        while out := stream.read(16 << 10):
+            yield out
+    except OSError as error:
+        if frames.is_certain:
+            raise BrokenError("a stream that is cut short or damaged") from error
+
+
+STREAMS: Mapping[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+    "gzip": partial(_inflate, gzip=True),
+    "zlib": partial(_inflate, gzip=False),
+    "zstd": _unzstd,
+}
+SQLITE_HEAD = b"SQLite format 3\0"
+HEADS = {
+    b"\x1f\x8b\x08": "gzip",
+    ZSTD_MAGIC: "zstd",
+    b"\x78\x01": "zlib",
+    b"\x78\x5e": "zlib",
+    b"\x78\x9c": "zlib",
+    b"\x78\xda": "zlib",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow file",
+    b"\xff\xff\xff\xff": "Arrow stream",
+    SQLITE_HEAD: "SQLite",
+}
+# Containers that are known and not taken apart: said, so that silence means something.
+_CLOSED = {
+    b"PARE": "an encrypted Parquet file",
+    b"PK\x03\x04": "a zip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"BZh91AY&SY": "a bzip2 stream",
+    b"\xfd7zXZ\0": "an xz stream",
+    b"\x04\x22\x4d\x18": "an LZ4 stream",
+    b"\xff\x06\0\0sNaPpY": "a Snappy stream",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"FEA1": "a Feather file of version 1",
+    b"%PDF-": "a PDF",
+}
+HEAD_BYTES = 32
+
+
+def recognise(head: bytes) -> str:
+    """Name the format that begins with these bytes (`HEAD_BYTES` suffice); empty for everything else.
+
+    >>> recognise(b"PAR1...."), recognise(b"text")
+    ('Parquet', '')
+    """
+    if _is_skippable(head[:4]):
+        return "zstd"
+    kind = next((kind for magic, kind in HEADS.items() if head.startswith(magic)), "")
+    # Four bytes of ones are common; behind them stands the length of a flatbuffer and its root.
+    if kind == "Arrow stream" and (len(head) < 12 or head[4] % 8 or head[9:12] != b"\0\0\0"):
+        return ""
+    return kind
+
+
+def name_closed(head: bytes) -> str:
+    """Name a container that is known and that nothing here opens; empty for everything else."""
+    if head[8:12] == b"DUCK":
+        return "a DuckDB database"
+    return next((name for magic, name in _CLOSED.items() if head.startswith(magic)), "")
+
+
+def coded_streams(window: bytes) -> Iterator[bytes]:
+    """Give the compressed streams that stand in base64, as compressed bytes."""
+    for match in _CODED_STREAM.finditer(window):
+        coded = match[0].translate(bytes.maketrans(b"-_", b"+/"), b"\r\n")
+        content = pybase64.b64decode(coded[: len(coded) // 4 * 4])
+        if recognise(content) in STREAMS:
+            yield content
+
+
+def take(chunks: Iterator[bytes], size_bytes: int) -> bytes:
+    """Join chunks until they have that many bytes, or end."""
+    taken, size = [], 0
+    for chunk in chunks:
+        taken.append(chunk)
+        size += len(chunk)
+        if size >= size_bytes:
+            break
+    return b"".join(taken)
