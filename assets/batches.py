@@ -4,9 +4,12 @@ A run is told which batches to take. Without any, it makes its hour anew: raw ve
 there (landing is gone), masked is rebuilt from raw exactly.
 """
 
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -17,6 +20,7 @@ from assets.partitions import hour_start
 from stores.intake import Intake
 from stores.ledger import Counts, Ledger
 from stores.tables import Commit, TableInfo, Tables
+from transforms.errors import LockhouseError
 from transforms.pii.contracts import Contract
 from transforms.tables import TableSpec, masked_table, quarantine_table, raw_table
 
@@ -30,6 +34,26 @@ class Batches(dg.Config):
     """The batches that a run takes, by id; no file name ever reaches a run."""
 
     batches: list[str] = Field(default_factory=list)
+
+
+@contextmanager
+def scrubbed() -> Iterator[None]:
+    """Keep the text of a library's error out of Dagster's storage: it may quote a value.
+
+    Our own errors never do, and pass as they are.
+    """
+    try:
+        yield
+    except (LockhouseError, dg.DagsterError, GeneratorExit):
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        raise UnexpectedError(f"{type(error).__name__} at {where}") from None
+
+
+class UnexpectedError(LockhouseError):
+    """A library's error, reduced to its kind and place."""
 
 
 def seal_batches(

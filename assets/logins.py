@@ -13,6 +13,7 @@ from assets.batches import (
     mask_batches,
     masked_result,
     masked_rows,
+    scrubbed,
     seal_batches,
 )
 from assets.catalog import masked_lineage, table_asset
@@ -54,7 +55,8 @@ def sealed_logins(
     tables: dg.ResourceParam[Tables],
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Seal each record under its data subject's key; keep what is not accepted, with the reason."""
-    yield from seal_batches(intake, tables, CONTRACT, config.batches, context.partition_key)
+    with scrubbed():
+        yield from seal_batches(intake, tables, CONTRACT, config.batches, context.partition_key)
 
 
 @dg.multi_asset(
@@ -78,10 +80,12 @@ def masked_logins(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Replace personal values by tokens and coarse forms; check that none is readable and none lost."""
     hour = context.partition_key
-    made = mask_batches(intake, tables, CONTRACT, config.batches, context.run_id, hour)
-    rows = masked_rows(tables, ledger, CONTRACT, config.batches, hour)
+    with scrubbed():
+        made = mask_batches(intake, tables, CONTRACT, config.batches, context.run_id, hour)
+        rows = masked_rows(tables, ledger, CONTRACT, config.batches, hour)
+        readable = check_readable(intake, CONTRACT, rows)
     yield dg.MaterializeResult(
         asset_key=["masked", "logins"], metadata=masked_result(tables, CONTRACT, made, rows)
     )
-    yield check_readable(intake, CONTRACT, rows)
+    yield readable
     yield check_nothing_lost(CONTRACT, counts_in(ledger, config.batches, made), rows.height)

@@ -64,7 +64,10 @@ def _run_once(
         instance=instance,
         partition_key=hour,
         # The runs' own log is in Dagster; a person here is told the result.
-        run_config={**batches_config(source, ids), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        run_config={
+            **batches_config(source, ids),
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
         raise_on_error=False,
     )
     for check in result.get_asset_check_evaluations():

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -93,9 +94,10 @@ class Landing:
     def claim(self, source: str, tenant: str, paths: Sequence[Path]) -> list[Batch]:
         """Move dropped files into batches, none larger than the limits."""
         with exclusive(self._lock):
+            there = [path for path in paths if path.exists()]
             return [
-                self._fill(source, tenant, "moved", group)
-                for group in _grouped([path for path in paths if path.exists()])
+                self._fill(source, tenant, "moved", _names(group), partial(_move_all, group))
+                for group in _grouped(there)
             ]
 
     def copy_in(self, source: str, tenant: str, paths: Sequence[Path]) -> list[Batch]:
@@ -106,14 +108,14 @@ class Landing:
         for path in paths:
             if not path.is_file():
                 raise UsageError(f"{path} is no file")
-        return [self._fill(source, tenant, "copied", group) for group in _grouped(paths)]
+        return [
+            self._fill(source, tenant, "copied", _names(group), partial(_copy_all, group))
+            for group in _grouped(paths)
+        ]
 
     def land(self, source: str, tenant: str, name: str, content: bytes) -> list[Batch]:
         """Land content of our own making as a batch of one file."""
-        draft = self.drop_folder(source, tenant) / f"{name}.part"
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content)
-        return self.claim(source, tenant, [draft])
+        return [self._fill(source, tenant, "copied", [name], lambda part: (part / "0").write_bytes(content))]
 
     def open_batches(self, source: str | None = None) -> list[Batch]:
         """Give the claimed batches, oldest first."""
@@ -139,21 +141,22 @@ class Landing:
         shutil.rmtree(batch.folder, ignore_errors=True)
 
     def _fill(
-        self, source: str, tenant: str, origin: Literal["moved", "copied"], paths: Sequence[Path]
+        self,
+        source: str,
+        tenant: str,
+        origin: Literal["moved", "copied"],
+        names: Sequence[str],
+        bring: Callable[[Path], object],
     ) -> Batch:
+        """Make a batch: the manifest first, then the files, then its final name in one rename."""
         received_at = self._clock()
         batch_id = str(uuid_utils.uuid7(nanoseconds=int(received_at.timestamp() * 1_000_000) * 1000))
         part = self._batches / f"{batch_id}.part"
         part.mkdir(parents=True, mode=0o700)
-        names = tuple(path.name for path in paths)
-        batch = Batch(batch_id, source, tenant, received_at, origin, self._chunk_bytes, names, part)
+        batch = Batch(batch_id, source, tenant, received_at, origin, self._chunk_bytes, tuple(names), part)
         with exclusive(part / ".filling"):
             _write_manifest(batch)
-            for number, path in enumerate(paths):
-                if origin == "moved":
-                    path.rename(part / str(number))
-                else:
-                    _copy(path, part / str(number))
+            bring(part)
             _sync(part)
             return self._finish(batch)
 
@@ -196,6 +199,20 @@ def _grouped(paths: Sequence[Path]) -> Iterator[list[Path]]:
         size += path.stat().st_size
     if group:
         yield group
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def _move_all(paths: Sequence[Path], folder: Path) -> None:
+    for number, path in enumerate(paths):
+        path.rename(folder / str(number))
+
+
+def _copy_all(paths: Sequence[Path], folder: Path) -> None:
+    for number, path in enumerate(paths):
+        _copy(path, folder / str(number))
 
 
 def _write_manifest(batch: Batch) -> None:

@@ -21,7 +21,7 @@ from transforms.errors import LockhouseError
 if TYPE_CHECKING:
     from io import IOBase
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 16 << 20
 # A delivery may be 500 MB; text compresses tenfold and more. Beyond this it is taken for a bomb.
 MAX_DELIVERY_BYTES = 16 << 30
@@ -181,7 +181,7 @@ def _cut_lines(cursor: _Cursor, cut: int) -> Piece:
     if not all(lines) or b"\r" in cursor.buffer or b" \n" in cursor.buffer:
         kept = [(line.strip(_BLANK), at) for line, at in zip(lines, starts, strict=False)]
         lines, starts = [line for line, _ in kept if line], [at for line, at in kept if line]
-    piece = Piece(cursor.number, lines, starts)
+    piece = Piece(cursor.number, lines, starts[: len(lines)])
     cursor.number += len(lines)
     cursor.offset += cut
     cursor.buffer = cursor.buffer[cut:]
