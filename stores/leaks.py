@@ -6,14 +6,18 @@ beside the hits: a folder is clean where both lists are empty.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sqlite3
 import stat
+import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +25,15 @@ import pyarrow as pa
 
 from stores.home import Home
 from transforms.errors import UsageError
-from transforms.pii.leak_streams import SQLITE_HEAD, unescaped
+from transforms.pii.leak_streams import (
+    HEAD_BYTES,
+    SQLITE_HEAD,
+    WINDOW_BYTES,
+    name_closed,
+    reader_of,
+    recognise,
+    unescaped,
+)
 from transforms.pii.leaks import Decoder, LeakMatcher, Limits
 
 _TRIES = 3
@@ -115,7 +127,7 @@ class _Scan:
             name = self._search_name(entry, shown)
             if entry.is_dir(follow_symlinks=False):
                 self.search_folder(path, name, excluded, on_file)
-            elif not entry.is_symlink():
+            elif entry.is_file(follow_symlinks=False):  # pipes and sockets hold no bytes on disk
                 if on_file is not None:
                     on_file(path)
                 self._search_file(path, name)
@@ -138,17 +150,16 @@ class _Scan:
         """Search one file; what moves or is locked meanwhile is tried again."""
         for attempt in range(1, _TRIES + 1):
             try:
-                with path.open("rb", opener=_open_regular) as file:
-                    self._search_open(path, file, shown)
+                with _opened(path) as (file, size_bytes):
+                    self._search_open(path, file, size_bytes, shown)
                 return
             except (OSError, sqlite3.Error) as error:
-                if attempt == _TRIES or isinstance(error, PermissionError):
+                if attempt == _TRIES or not _is_passing(error):
                     self._miss(shown, "file", _reason(error))
                     return
             time.sleep(_PAUSE_S * attempt)
 
-    def _search_open(self, path: Path, file: BinaryIO, shown: str) -> None:
-        size_bytes = os.fstat(file.fileno()).st_size
+    def _search_open(self, path: Path, file: BinaryIO, size_bytes: int, shown: str) -> None:
         decoder = Decoder(size_bytes, self.limits)
         for place, content in _pieces(path, file, decoder):
             self._enter(shown, place, self.matcher.find(content))
@@ -159,9 +170,10 @@ class _Scan:
     def _find(self, name: bytes) -> list[int]:
         return sorted({*self.matcher.find(name), *self.matcher.find(unescaped(name))})
 
-    def _enter(self, file: str, place: str, values: Iterable[int]) -> None:
-        for value in values:
-            self.hits[Hit(file, self._shown(place), value)] = None
+    def _enter(self, file: str, place: str, values: list[int]) -> None:
+        if values:
+            shown = self._shown(place)
+            self.hits |= {Hit(file, shown, value): None for value in values}
 
     def _miss(self, file: str, place: str, reason: str) -> None:
         self.unreadable[Unreadable(file, self._shown(place), reason)] = None
@@ -172,13 +184,56 @@ class _Scan:
         return f"[place with value {found[0]}]" if found else place
 
 
-def _open_regular(path: str, flags: int) -> int:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file that nothing may be lost by reading, with its size.
+
+    Closing a file drops every POSIX lock that this process holds on it, those of SQLite's open
+    connections among them (https://www.sqlite.org/howtocorrupt.html, 2.2): a file that is open
+    here already is read through a child process, and only forwards where it is large.
+    """
+    status = path.lstat()
+    if (status.st_dev, status.st_ino) not in _open_here():
+        with os.fdopen(_open_regular(path), "rb") as file:
+            yield file, status.st_size
+        return
+    with subprocess.Popen(["/bin/cat", "--", path], stdout=subprocess.PIPE) as child:  # noqa: S603
+        if child.stdout is None:
+            raise OSError(errno.EIO, "the file could not be read through a child process")
+        beginning = child.stdout.read(WINDOW_BYTES)
+        rest = iter(partial(child.stdout.read, 1 << 16), b"")
+        is_whole = len(beginning) < WINDOW_BYTES
+        yield io.BytesIO(beginning) if is_whole else reader_of(chain([beginning], rest)), status.st_size
+    if child.returncode:
+        raise OSError(errno.EIO, "the file could not be read through a child process")
+
+
+def _open_here() -> set[tuple[int, int]]:
+    """Give device and inode of every file that is open in this process."""
+    found = set()
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - names of descriptors, not paths
+        try:
+            status = os.fstat(int(name))
+        except OSError:
+            continue  # the descriptor of the listing itself
+        found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _open_regular(path: Path) -> int:
     """Open a plain file. A pipe would block, and a link that took the file's place is not followed."""
-    opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise OSError("no plain file")
+        raise OSError(errno.EINVAL, "no plain file")
     return opened
+
+
+def _is_passing(error: OSError | sqlite3.Error) -> bool:
+    """Whether the same may succeed a moment later."""
+    if isinstance(error, OSError):
+        return not isinstance(error, PermissionError)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _reason(error: Exception) -> str:
@@ -189,20 +244,30 @@ def _reason(error: Exception) -> str:
 
 
 def _pieces(path: Path, file: BinaryIO, decoder: Decoder) -> Iterator[tuple[str, bytes]]:
-    head = file.read(32)
+    head = file.read(HEAD_BYTES)
+    if not file.seekable():
+        file = reader_of(chain([head], iter(partial(file.read, 1 << 16), b"")))
     side = next((name for magic, name in _SIDE_FILES.items() if head.startswith(magic)), "")
-    if not head.startswith(SQLITE_HEAD) and not side:
-        yield from decoder.unpack(file)
-        return
-    yield from decoder.pages(file, side or "raw pages")
-    may_be_stale = True
-    if not side:
+    if head.startswith(SQLITE_HEAD):
+        yield from decoder.pages(file, "raw pages")
         with closing(_connected(path, head)) as database:
-            may_be_stale = database.execute("pragma freelist_count").fetchone()[0] > 0
             yield from _database_pieces(database, decoder)
-    # A live cell's stream was followed through SQLite; one that was deleted cannot be.
-    if decoder.cut_streams and may_be_stale:
-        decoder.note(side or "raw pages", f"{decoder.cut_streams} compressed streams are cut at page borders")
+            # A live cell's stream was followed through SQLite; that of a deleted one cannot be.
+            if database.execute("pragma freelist_count").fetchone() != (0,):
+                _note_cut(decoder, "raw pages")
+    elif side or not file.seekable():
+        place = side or "raw bytes"
+        yield from decoder.pages(file, place)
+        _note_cut(decoder, place)
+        if not side and (recognise(head) or name_closed(head)):
+            decoder.note(place, "large and open in this process: searched without being decoded")
+    else:
+        yield from decoder.unpack(file)
+
+
+def _note_cut(decoder: Decoder, place: str) -> None:
+    if decoder.cut_streams:
+        decoder.note(place, f"{decoder.cut_streams} compressed streams go on elsewhere or are cut short")
 
 
 def _connected(path: Path, head: bytes) -> sqlite3.Connection:
@@ -236,7 +301,11 @@ def _database_pieces(database: sqlite3.Connection, decoder: Decoder) -> Iterator
 def _terms_pieces(database: sqlite3.Connection, name: str, decoder: Decoder) -> Iterator[tuple[str, bytes]]:
     """Give the terms of a full-text index: in its pages each is cut to what the one before lacks."""
     quoted = name.replace("'", "''")
-    database.execute(f"create virtual table temp.leak_terms using fts5vocab('main', '{quoted}', 'row')")
+    try:
+        database.execute(f"create virtual table temp.leak_terms using fts5vocab('main', '{quoted}', 'row')")
+    except sqlite3.OperationalError as error:
+        decoder.note(f"table {name}", f"the terms of its index were not read ({type(error).__name__})")
+        return
     yield from _rows_pieces(database, f"{name} (terms)", "select term from temp.leak_terms", decoder)
     database.execute("drop table temp.leak_terms")
 
@@ -253,12 +322,11 @@ def _rows_pieces(
                 if column.size_bytes >= _CELLS_BYTES:
                     yield from column.drained(decoder)
         yield from (piece for column in columns for piece in column.drained(decoder))
-    except sqlite3.DataError:
-        decoder.note(f"table {table}", "a cell over 32 MiB: rows from there on were searched as raw pages only")
-    except sqlite3.OperationalError:
-        raise  # locked: the whole file is tried again
-    except sqlite3.DatabaseError as error:
-        decoder.note(f"table {table}", f"damaged ({type(error).__name__}): searched as raw pages only")
+    except sqlite3.Error as error:
+        if _is_passing(error):
+            raise
+        met = "a cell over 32 MiB" if isinstance(error, sqlite3.DataError) else type(error).__name__
+        decoder.note(f"table {table}", f"{met}: rows from there on were searched as raw pages only")
 
 
 @dataclass

@@ -20,7 +20,8 @@ Found: TypeAlias = "tuple[str, Column | str]"
 
 _BATCH_BYTES = 8 << 20
 _BATCH_ROWS = 1 << 16
-_SEPARATOR = b"\n"
+# Neither text of one byte a character, nor UTF-16, nor base64 goes on over this.
+_SEPARATOR = b"\n\0\n"
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
 
 

@@ -10,10 +10,12 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
 import pybase64
+from ahocorasick_rs import BytesAhoCorasick
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -28,15 +30,21 @@ _AROUND_BYTES = 1 << 10
 
 # --- Windows and escapes
 
-_ESCAPES = re.compile(rb'(?:\\+u[0-9a-fA-F]{4})+|\\+(?=["/\\])|(?:%(?:25)*[0-9a-fA-F]{2})+')
+# Each begins with a plain character: the regular expression engine then skips as fast as memchr.
+_UNICODE = re.compile(rb"\\\\*u[0-9a-fA-F]{4}(?:\\+u[0-9a-fA-F]{4})*")
+_PERCENT = re.compile(rb"%(?:25)*[0-9a-fA-F]{2}(?:%(?:25)*[0-9a-fA-F]{2})*")
+_BACKSLASH = re.compile(rb"\\\\*(?=[\"/\\])")
+_ESCAPES = (_UNICODE, _PERCENT, _BACKSLASH)
 _UNITS = re.compile(rb"u([0-9a-fA-F]{4})")
 _OCTETS = re.compile(rb"%(?:25)*([0-9a-fA-F]{2})")
 _FEW_ESCAPES = 2000
 # base64 of what begins like gzip, zlib or zstd; line breaks inside are common.
-_CODED_STREAM = re.compile(
-    rb"(?<![A-Za-z0-9+/_-])(?:H4sI|KLUv[/_]|eJ[w-z]|eN[o-r]|eA[E-H]|eF[4-7])"
-    rb"(?:[A-Za-z0-9+/_-]|\r?\n){8,}"
+_CODED_HEADS = BytesAhoCorasick(
+    [b"H4sI", b"KLUv/", b"KLUv_"]
+    + [b"e" + pair.encode() for pair in "Jw Jx Jy Jz No Np Nq Nr AE AF AG AH F4 F5 F6 F7".split()]
 )
+_CODED_BEGINNING = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_\r\n-]{12,680}")
+_CODED_STREAM = re.compile(rb"[A-Za-z0-9+/_\r\n-]+")
 
 
 def unescaped(window: bytes) -> bytes:
@@ -47,24 +55,27 @@ def unescaped(window: bytes) -> bytes:
     >>> unescaped(rb'{\"name\":\"Zo\\u00eb%2520K\"}').decode()
     '{"name":"Zoë K"}'
     """
+    matches = [match.span() for escape in _ESCAPES for match in islice(escape.finditer(window), _FEW_ESCAPES)]
+    if len(matches) >= _FEW_ESCAPES:
+        return _unescape(window)
     spans: list[list[int]] = []
-    for number, match in enumerate(_ESCAPES.finditer(window)):
-        if number == _FEW_ESCAPES:
-            return _ESCAPES.sub(_unescape, window)
-        if spans and match.start() - _AROUND_BYTES < spans[-1][1]:
-            spans[-1][1] = match.end() + _AROUND_BYTES
+    for start, end in sorted(matches):
+        if spans and start - _AROUND_BYTES < spans[-1][1]:
+            spans[-1][1] = end + _AROUND_BYTES
         else:
-            spans.append([max(match.start() - _AROUND_BYTES, 0), match.end() + _AROUND_BYTES])
-    return b"\n".join(_ESCAPES.sub(_unescape, window[start:end]) for start, end in spans)
+            spans.append([max(start - _AROUND_BYTES, 0), end + _AROUND_BYTES])
+    return b"\n".join(_unescape(window[start:end]) for start, end in spans)
 
 
-def _unescape(match: re.Match[bytes]) -> bytes:
-    escape = match[0]
-    if escape.startswith(b"%"):
-        return bytes.fromhex(b"".join(_OCTETS.findall(escape)).decode())
-    if units := _UNITS.findall(escape):
-        return bytes.fromhex(b"".join(units).decode()).decode("utf-16-be", "replace").encode()
-    return b""
+def _unescape(text: bytes) -> bytes:
+    text = _UNICODE.sub(_characters, text)
+    text = _PERCENT.sub(lambda match: bytes.fromhex(b"".join(_OCTETS.findall(match[0])).decode()), text)
+    return _BACKSLASH.sub(b"", text)
+
+
+def _characters(match: re.Match[bytes]) -> bytes:
+    units = b"".join(_UNITS.findall(match[0]))
+    return bytes.fromhex(units.decode()).decode("utf-16-be", "replace").encode()
 
 
 def windows(file: BinaryIO, at: int = 0) -> Iterator[tuple[int, int, bytes]]:
@@ -268,11 +279,24 @@ def name_closed(head: bytes) -> str:
 
 def coded_streams(window: bytes) -> Iterator[bytes]:
     """Give the compressed streams that stand in base64, as compressed bytes."""
-    for match in _CODED_STREAM.finditer(window):
-        coded = match[0].translate(bytes.maketrans(b"-_", b"+/"), b"\r\n")
-        content = pybase64.b64decode(coded[: len(coded) // 4 * 4])
-        if recognise(content) in STREAMS:
-            yield content
+    for _, start, _ in _CODED_HEADS.find_matches_as_indexes(window):
+        beginning = _CODED_BEGINNING.match(window, start)
+        if beginning and _begins_stream(_from_base64(beginning[0])):
+            whole = _CODED_STREAM.match(window, start)
+            yield _from_base64(whole[0] if whole else beginning[0])
+
+
+def _from_base64(coded: bytes) -> bytes:
+    coded = coded.translate(bytes.maketrans(b"-_", b"+/"), b"\r\n")
+    return pybase64.b64decode(coded + b"A" * (-len(coded) % 4))
+
+
+def _begins_stream(content: bytes) -> bool:
+    kind = recognise(content)
+    try:
+        return kind in STREAMS and (kind != "zlib" or zlib.decompressobj().decompress(content, 1) is not None)
+    except zlib.error:
+        return False
 
 
 def take(chunks: Iterator[bytes], size_bytes: int) -> bytes:
