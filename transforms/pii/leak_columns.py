@@ -48,25 +48,37 @@ def parquet_columns(file: BinaryIO, row_group_bytes: int) -> Iterator[Found]:
             if chunk.total_uncompressed_size > row_group_bytes:
                 yield place, "the bound on a row group is reached"
             else:
-                reader = by_dictionary if leaf.path in texts else plain
-                yield from ((place, found) for found in _chunk(reader, group, chunk))
+                has_dictionary = leaf.path in texts and any("DICT" in one for one in chunk.encodings)
+                readers = [by_dictionary, plain] if has_dictionary else [plain]
+                yield from ((place, found) for found in _first_readable(readers, group, chunk))
 
 
-def _chunk(reader: Any, group: int, chunk: Any) -> Iterator[Column | str]:  # noqa: ANN401
-    """Give one column of one row group in batches; the dictionary that batches share only once."""
+def _first_readable(readers: list[Any], group: int, chunk: Any) -> Iterator[Column | str]:  # noqa: ANN401
+    """Give one column of one row group, read in the first way that works, or why none does."""
+    reason = ""
+    for reader in readers:
+        try:
+            yield from _batches(reader, group, chunk)
+        except _UNREADABLE as error:
+            # A writer that left its dictionary for a delta encoding can only be read the plain way.
+            reason = f"damaged or of an unknown kind ({type(error).__name__})"
+        else:
+            return
+    yield reason
+
+
+def _batches(reader: Any, group: int, chunk: Any) -> Iterator[Column]:  # noqa: ANN401
+    """Give a column chunk in batches; the dictionary that batches share only once."""
     rows = reader.metadata.row_group(group).num_rows
     per_row = chunk.total_uncompressed_size // max(rows, 1) + 1
     batch_rows = min(max(_BATCH_BYTES // per_row, 1), _BATCH_ROWS)
     known: list[Column] = []
-    try:
-        for batch in reader.iter_batches(batch_rows, [group], [chunk.path_in_schema], use_threads=False):
-            fresh = [leaf for array in batch.columns for leaf in leaves(array)]
-            for at, leaf in enumerate(fresh):
-                if at >= len(known) or not leaf.equals(known[at]):
-                    yield leaf
-            known = fresh
-    except _UNREADABLE as error:
-        yield f"damaged or of an unknown kind ({type(error).__name__})"
+    for batch in reader.iter_batches(batch_rows, [group], [chunk.path_in_schema], use_threads=False):
+        fresh = [leaf for array in batch.columns for leaf in leaves(array)]
+        for at, leaf in enumerate(fresh):
+            if at >= len(known) or not leaf.equals(known[at]):
+                yield leaf
+        known = fresh
 
 
 def arrow_columns(file: BinaryIO, *, stream: bool) -> Iterator[Found]:

@@ -242,7 +242,7 @@ class Decoder:
         self._limits = limits or Limits()
         self._left = max(self._limits.total_bytes, self._limits.ratio * size_bytes)
         self._notes: dict[Undecoded, None] = {}
-        self._is_paged = False
+        self._is_lenient = False
         self.cut_streams = 0  # those in `pages` that go on in a page elsewhere
 
     @property
@@ -261,7 +261,10 @@ class Decoder:
         kind = recognise(head)
         # These are decoded as a whole: frame by frame, everything would be seen twice.
         is_whole = kind in ("zstd", "Parquet")
+        # What looks like zstd within gzip or zlib is the same once more, cut by their block headers.
+        self._is_lenient = kind in ("gzip", "zlib")
         yield from self._raw(file, place, depth, frames=not is_whole)
+        self._is_lenient = False
         file.seek(0)
         if kind == "Parquet":
             before = len(self._notes)
@@ -279,9 +282,9 @@ class Decoder:
 
     def pages(self, file: BinaryIO, place: str) -> Iterator[tuple[str, bytes]]:
         """Give the raw pages of a database; streams that go on elsewhere are counted, not noted."""
-        self._is_paged = True
+        self._is_lenient = True
         yield from self._raw(file, place, 0, frames=True)
-        self._is_paged = False
+        self._is_lenient = False
 
     def cells(self, cells: Column, place: str, depth: int = 0) -> Iterator[tuple[str, bytes]]:
         """Give the values of a flat array, of any type, and what lies inside each of them."""
@@ -375,7 +378,7 @@ class Decoder:
                     return
                 yield chunk
         except BrokenError as error:
-            if self._is_paged:
+            if self._is_lenient:
                 self.cut_streams += 1
             else:
                 self.note(place, str(error))
