@@ -44,7 +44,7 @@ def column_schema(columns: Iterable[Column]) -> dg.TableSchema:
         columns=[
             dg.TableColumn(
                 one.name,
-                str(one.type).removeprefix("large_"),
+                type_name(one),
                 description=one.description,
                 constraints=dg.TableColumnConstraints(nullable=one.nullable),
                 tags={"pii": one.pii} if one.pii else {},
@@ -52,6 +52,12 @@ def column_schema(columns: Iterable[Column]) -> dg.TableSchema:
             for one in columns
         ]
     )
+
+
+def type_name(column: Column) -> str:
+    """Name a column's type as SQL would: `string`, `timestamp`, `date`, `integer`, ..."""
+    kind = str(column.type).removeprefix("large_").partition("[")[0]
+    return {"date32": "date", "bool": "boolean", "int32": "integer", "int64": "bigint"}.get(kind, kind)
 
 
 def masked_lineage(contract: Contract, spec: TableSpec) -> dg.TableColumnLineage:
@@ -69,10 +75,10 @@ def masked_lineage(contract: Contract, spec: TableSpec) -> dg.TableColumnLineage
 def materialisation(
     key: str, rows: int, infos: Iterable[TableInfo], hours: Mapping[str, int] | None = None
 ) -> dict[str, dg.MetadataValue]:
-    """Give the metadata of a write: rows of this run, and the table's size over all tenants."""
+    """Give the metadata of a write: rows that it wrote, and the table's size over all tenants."""
     tables = [info for info in infos if info.key == key]
     metadata: dict[str, dg.MetadataValue] = {
-        "dagster/partition_row_count": dg.MetadataValue.int(rows),
+        "rows written": dg.MetadataValue.int(rows),
         "dagster/row_count": dg.MetadataValue.int(sum(info.rows for info in tables)),
         "bytes": dg.MetadataValue.int(sum(info.size_bytes for info in tables)),
         "files": dg.MetadataValue.int(sum(info.files for info in tables)),

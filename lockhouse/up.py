@@ -10,14 +10,19 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from lockhouse.main import FAILED
 from lockhouse.output import note
+from orchestration.instance import CODE_SOCKET
+
+if TYPE_CHECKING:
+    from stores.home import Home
 
 _STARTED_WITHIN_S = 120
 _STOPPED_WITHIN_S = 15
@@ -36,13 +41,15 @@ def up_command(home: Path | None, port: int, host: str) -> int:
       cp events.json .lockhouse/landing/logins/default/
     """
     from lockhouse.setup import prepare_home
+    from orchestration.instance import write_workspace
 
     if host not in ("127.0.0.1", "localhost", "::1"):
         raise click.UsageError("Dagster's UI has no login: it listens on this machine only")
     platform, _ = prepare_home(home)
     platform.landing.drop_folder("logins", "default").mkdir(parents=True, exist_ok=True)
     with _alone(platform.home.locks / "up.lock") as lock:
-        return _run(_commands(host, port), lock, f"http://{host}:{port}", platform.home.landing)
+        crew = Crew(platform.home, lock, f"http://{host}:{port}")
+        return crew.run(_commands(write_workspace(platform.home.dagster), host, port))
 
 
 @contextlib.contextmanager
@@ -63,114 +70,120 @@ def _alone(path: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _commands(host: str, port: int) -> dict[str, list[str]]:
-    """Give the processes by name: one code server, that both others use, loads the definitions once."""
-    code_port = str(_free_port())
-    code = ["--grpc-host", "127.0.0.1", "--grpc-port", code_port]
+def _commands(workspace: Path, host: str, port: int) -> dict[str, list[str]]:
+    """Give the processes by name: the code server loads the definitions once, for both others."""
     python = [sys.executable, "-m"]
+    quiet = ["--log-level", "warning"]
+    code = [
+        "dagster",
+        "code-server",
+        "start",
+        "-m",
+        "orchestration.definitions",
+        "--location-name",
+        "lockhouse",
+    ]
+    socket_path = str(workspace.with_name(CODE_SOCKET))
     return {
-        "code": [
-            *python,
-            "dagster",
-            "code-server",
-            "start",
-            "-m",
-            "orchestration.definitions",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            code_port,
-            "--location-name",
-            "lockhouse",
-            "--log-level",
-            "warning",
-        ],
-        "ui": [
-            *python,
-            "dagster_webserver",
-            *code,
-            "--host",
-            host,
-            "--port",
-            str(port),
-            "--log-level",
-            "warning",
-        ],
-        "daemon": [*python, "dagster._daemon", "run", *code, "--log-level", "warning"],
+        "code": [*python, *code, "--socket", socket_path, *quiet],
+        "ui": [*python, "dagster_webserver", "-w", str(workspace), "-h", host, "-p", str(port), *quiet],
+        "daemon": [*python, "dagster._daemon", "run", "-w", str(workspace), *quiet],
     }
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+class Crew:
+    """The processes of `up`: started in order, watched, stopped together."""
 
+    def __init__(self, home: Home, lock: int, address: str) -> None:
+        """Remember the home, the lock that every child inherits, and the UI's address."""
+        self._home, self._lock, self._address = home, lock, address
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = False
 
-def _run(
-    commands: dict[str, Sequence[str]] | dict[str, list[str]], lock: int, address: str, landing: Path
-) -> int:
-    stopping: list[int] = []
+    def run(self, commands: dict[str, list[str]]) -> int:
+        """Start everything, say where it is, and stay until a signal comes or a process ends by itself."""
+        previous = {one: signal.signal(one, self._stop_soon) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            note("Starting (10 to 20 seconds) …")
+            self._start("code", commands["code"])
+            if self._waited_for(self._code_answers):
+                for name in ("ui", "daemon"):
+                    self._start(name, commands[name])
+            if self._waited_for(self._ui_answers):
+                self._tell()
+            return self._watch()
+        finally:
+            self._stop()
+            for one, handler in previous.items():
+                signal.signal(one, handler)
+            note("Stopped.")
 
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        stopping.append(signum)
+    def _tell(self) -> None:
+        note(f"Dagster UI   {self._address}")
+        note(f"Drop files   {self._home.landing}/logins/default/")
+        note(f"Logs         {self._logs()}/")
+        note("Stop         Ctrl-C")
 
-    previous = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
-    children: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        note("Starting …")
-        for name, command in commands.items():
-            children[name] = _start(command, lock)
-        if _wait_until_ready(address, children, stopping):
-            note(f"Dagster UI   {address}")
-            note(f"Drop files   {landing}/logins/<tenant>/")
-            note("Stop         Ctrl-C")
-        return _watch(children, stopping)
-    finally:
-        _stop(children)
-        for one, handler in previous.items():
-            signal.signal(one, handler)
-        note("Stopped.")
+    def _logs(self) -> Path:
+        return self._home.dagster / "logs"
 
+    def _start(self, name: str, command: Sequence[str]) -> None:
+        """Start a child in a group of its own: a Ctrl-C reaches us first, and we stop it."""
+        self._logs().mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self._logs() / f"{name}.log").open("ab") as log:
+            self._children[name] = subprocess.Popen(  # noqa: S603 - our own commands
+                command,
+                start_new_session=True,
+                pass_fds=(self._lock,),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
-def _start(command: Sequence[str], lock: int) -> subprocess.Popen[bytes]:
-    """Start a child in a group of its own: a Ctrl-C in the terminal reaches us first, and we stop it."""
-    return subprocess.Popen(command, start_new_session=True, pass_fds=(lock,), stdin=subprocess.DEVNULL)  # noqa: S603
+    def _stop_soon(self, _signum: int, _frame: FrameType | None) -> None:
+        self._stopping = True
 
+    def _waited_for(self, answers: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + _STARTED_WITHIN_S
+        while time.monotonic() < deadline and not self._stopping and not self._dead():
+            with contextlib.suppress(OSError):
+                if answers():
+                    return True
+            time.sleep(0.2)
+        return False
 
-def _wait_until_ready(address: str, children: dict[str, subprocess.Popen[bytes]], stopping: list[int]) -> bool:
-    deadline = time.monotonic() + _STARTED_WITHIN_S
-    while time.monotonic() < deadline and not stopping and not _dead(children):
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{address}/server_info", timeout=2).close()  # noqa: S310 - our own address
-            return True
-        time.sleep(0.3)
-    return False
+    def _code_answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(self._home.dagster / CODE_SOCKET))
+        return True
 
+    def _ui_answers(self) -> bool:
+        urllib.request.urlopen(f"{self._address}/server_info", timeout=2).close()  # noqa: S310 - our own address
+        return True
 
-def _watch(children: dict[str, subprocess.Popen[bytes]], stopping: list[int]) -> int:
-    while not stopping:
-        if name := _dead(children):
-            note(f"The {name} process ended by itself: everything is stopped. `lockhouse doctor` may know why.")
-            return FAILED
-        time.sleep(0.2)
-    return 0
+    def _watch(self) -> int:
+        while not self._stopping:
+            if name := self._dead():
+                note(
+                    f"The {name} process ended by itself; everything is stopped. See {self._logs()}/{name}.log"
+                )
+                return FAILED
+            time.sleep(0.2)
+        return 0
 
+    def _dead(self) -> str | None:
+        return next((name for name, child in self._children.items() if child.poll() is not None), None)
 
-def _dead(children: dict[str, subprocess.Popen[bytes]]) -> str | None:
-    return next((name for name, child in children.items() if child.poll() is not None), None)
-
-
-def _stop(children: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Ask each group to end, the code server last; after a while make them."""
-    for child in reversed(list(children.values())):
-        _signal_group(child, signal.SIGTERM)
-    deadline = time.monotonic() + _STOPPED_WITHIN_S
-    for child in children.values():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(max(0.1, deadline - time.monotonic()))
-    for child in children.values():
-        _signal_group(child, signal.SIGKILL)
+    def _stop(self) -> None:
+        """Ask each group to end, the code server last; after a while make them."""
+        for child in reversed(list(self._children.values())):
+            _signal_group(child, signal.SIGTERM)
+        deadline = time.monotonic() + _STOPPED_WITHIN_S
+        for child in self._children.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.1, deadline - time.monotonic()))
+        for child in self._children.values():
+            _signal_group(child, signal.SIGKILL)
 
 
 def _signal_group(child: subprocess.Popen[bytes], signum: int) -> None:

@@ -5,6 +5,7 @@ from functools import cache
 import dagster as dg
 
 import assets
+from orchestration import aws
 from orchestration.jobs import INGEST_LOGINS
 from orchestration.resources import Platform
 from orchestration.sensors import landing_logins, run_failures
@@ -16,17 +17,21 @@ def platform() -> Platform:
     return Platform()
 
 
-def _resource(name: str) -> dg.ResourceDefinition:
+def _store(name: str) -> dg.ResourceDefinition:
     """Make a plain object of the platform available to assets by its name, when a run asks for it."""
     return dg.ResourceDefinition(lambda _context: getattr(platform(), name))
 
 
-RESOURCES = ("intake", "tables", "ledger", "landing", "marts", "audit")
+STORES = ("intake", "tables", "ledger", "landing", "marts", "audit")
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets, include_specs=True),
     jobs=[INGEST_LOGINS],
     sensors=[landing_logins, run_failures],
-    resources={name: _resource(name) for name in RESOURCES},
+    resources={
+        **{name: _store(name) for name in STORES},
+        "s3": dg.ResourceDefinition(lambda _context: aws.s3(platform().settings)),
+        "secrets": dg.ResourceDefinition(lambda _context: aws.secrets(platform().settings)),
+    },
     executor=dg.in_process_executor,
 )

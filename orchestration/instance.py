@@ -24,3 +24,19 @@ def write_instance(folder: Path) -> None:
     path = folder / "dagster.yaml"
     if not path.exists():
         path.write_text(_DAGSTER_YAML)
+
+
+CODE_SOCKET = "code.sock"
+
+
+def write_workspace(folder: Path) -> Path:
+    """Write the workspace of `lockhouse up`: one code server on a socket, under a name that stays.
+
+    Dagster keys a sensor's cursor by the location's name; an address that changes would lose it.
+    """
+    path = folder / "workspace.yaml"
+    socket = folder / CODE_SOCKET
+    path.write_text(f"load_from:\n  - grpc_server:\n      socket: {socket}\n      location_name: lockhouse\n")
+    # A socket file of an earlier `up` would be taken for a living server.
+    socket.unlink(missing_ok=True)
+    return path

@@ -13,7 +13,7 @@ from stores.audit import AuditTrail
 from stores.landing import Batch, Landing
 from transforms.audit import Action, Outcome
 
-TICK_S = 2
+TICK_S = 1
 # A batch whose run failed is asked for again after a while, each time later; the last waits an hour.
 _PATIENCE = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=20), timedelta(hours=1))
 

@@ -90,17 +90,6 @@ DELIVERIES = sa.Table(
     Column("rows", Integer, nullable=False, default=0),
 )
 
-# What plain processes want Dagster to do; a sensor turns it into a run.
-OUTBOX = sa.Table(
-    "outbox",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("kind", Text, nullable=False),
-    Column("body", Text, nullable=False),
-    Column("created_at", Text, nullable=False),
-    Column("taken_at", Text),
-)
-
 AUDIT = sa.Table(
     "audit",
     METADATA,

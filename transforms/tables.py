@@ -187,6 +187,15 @@ _OUTPUT_KINDS = {
     "generalise": "coarse",
     "seal": "sealed",
 }
+_COARSE_NOTES = {
+    "net24": "as its /24 network; null for IPv6",
+    "net48": "as its /48 network; null for IPv4",
+    "domain": "as the domain alone",
+    "year": "as its year",
+    "month": "as its month",
+    "bucket10": "as the lower bound of its ten",
+    "bucket100": "as the lower bound of its hundred",
+}
 _OUTPUT_NOTES = {
     "token": "as a reversible token; its first 28 characters join",
     "hash": "as a join-only token that cannot be opened",
@@ -232,7 +241,7 @@ def _masked_column(declared: Field, output: Output) -> Column:
         kind = pa.large_binary()
     if str(output.detail).startswith("bucket"):
         kind = _KEPT_TYPES[declared.logical_type]
-    note = _OUTPUT_NOTES.get(output.strategy, f"reduced to its {output.detail}" if output.detail else "")
+    note = _OUTPUT_NOTES.get(output.strategy) or _COARSE_NOTES.get(str(output.detail), "")
     sentence = declared.description.rstrip(".")
     return Column(
         output.column(declared.name),

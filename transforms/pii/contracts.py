@@ -231,8 +231,8 @@ def _field(lines: _Lines, declared: dict[str, Any], path: tuple[str | int, ...])
         required=bool(declared.get("required")),
         classification=_classified(lines, declared, pii, path),
         outputs=tuple(_outputs(lines, pii, path)),
-        format=_one_of(lines, options.get("format"), (*FORMATS, None), *path, "logicalTypeOptions")  # type: ignore[arg-type]
-        if options.get("format")
+        format=_one_of(lines, options["format"], FORMATS, *path, "logicalTypeOptions")
+        if "format" in options
         else None,
         pattern=_pattern(lines, options.get("pattern"), path),
         max_length=int(options.get("maxLength", 256)),

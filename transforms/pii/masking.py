@@ -67,7 +67,7 @@ def _derived(values: pl.Series, declared: Field) -> list[pl.Series]:
     """Split a version into sortable numbers; parts that it does not have are null."""
     if declared.derive != "version":
         return []
-    parts = values.str.split_exact(".", 2).struct.unnest()
+    parts = values.str.split_exact(".", 3).struct.unnest()
     names = [f"{declared.name}_{part}" for part in ("major", "minor", "patch")]
     return [parts.to_series(at).cast(pl.Int32).alias(name) for at, name in enumerate(names)]
 

@@ -1,4 +1,4 @@
-"""Tenants, principals and roles, batches and deliveries, the outbox, the audit trail."""
+"""Tenants, principals and roles, batches and deliveries, the audit trail."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -27,14 +27,6 @@ def upgrade() -> None:
         Column("created_at", Text, nullable=False),
     )
     _make_batches()
-    op.create_table(
-        "outbox",
-        Column("id", Integer, primary_key=True),
-        Column("kind", Text, nullable=False),
-        Column("body", Text, nullable=False),
-        Column("created_at", Text, nullable=False),
-        Column("taken_at", Text),
-    )
     _make_audit()
 
 

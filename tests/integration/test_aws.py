@@ -1,0 +1,32 @@
+"""The AWS resources against a real HTTP server that speaks AWS: moto's, in this process."""
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from orchestration import aws
+from stores.settings import Settings
+
+
+@pytest.fixture
+def settings(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield Settings(home=tmp_path, profile="aws", aws_endpoint_url=f"http://{host}:{port}")
+    server.stop()
+
+
+def test_s3_keeps_an_object(settings):
+    client = aws.s3(settings).get_client()
+    location = {"LocationConstraint": settings.aws_region}
+    client.create_bucket(Bucket="landing", CreateBucketConfiguration=location)
+    client.put_object(Bucket="landing", Key="logins/acme/1", Body=b"sealed")
+    assert client.get_object(Bucket="landing", Key="logins/acme/1")["Body"].read() == b"sealed"
+
+
+def test_secrets_manager_keeps_one_secret_for_each_tenant_and_epoch(settings):
+    client = aws.secrets(settings).get_client()
+    client.create_secret(Name="lockhouse/acme/1", SecretBinary=b"root")
+    assert client.get_secret_value(SecretId="lockhouse/acme/1")["SecretBinary"] == b"root"

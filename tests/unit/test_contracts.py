@@ -1,0 +1,132 @@
+"""Contracts: what compiles, and what is refused with file, line, what was met, what is allowed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stores.contracts import FOLDER, load_contract, sources
+from transforms.errors import ContractError, UsageError
+from transforms.pii.contracts import Output, compile_contract
+
+GOOD = (FOLDER / "logins.yaml").read_text()
+
+
+def refused(text: str) -> ContractError:
+    with pytest.raises(ContractError) as caught:
+        compile_contract("contracts/x.yaml", text)
+    return caught.value
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new, 1)
+
+
+def line_of(text: str, part: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+def test_every_contract_of_the_deployment_compiles():
+    assert "logins" in sources()
+    for source in sources():
+        assert load_contract(source).source == source
+
+
+def test_logins_says_what_becomes_of_each_field():
+    contract = load_contract("logins")
+    assert contract.subject.name == "user_id"
+    assert contract.domains == ("device", "ip", "user")
+    assert contract.field("ip").outputs == (
+        Output("token"),
+        Output("truncate", "net24"),
+        Output("truncate", "net48"),
+    )
+    assert contract.field("locale").outputs == (Output("keep"),)
+    assert contract.retention_days == {"raw.logins": 30, "masked.logins": 365}
+
+
+def test_logins_is_a_valid_document_of_the_standard():
+    from open_data_contract_standard.model import OpenDataContractStandard
+
+    document = OpenDataContractStandard.from_string(GOOD)
+    assert document.kind == "DataContract"
+
+
+def test_malformed_yaml_names_the_line():
+    error = refused(GOOD + "\n  - : [broken\n")
+    assert error.line is not None
+    assert error.line >= len(GOOD.splitlines())
+    assert "YAML" in error.allowed
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text\n"])
+def test_what_is_no_mapping_is_refused(text):
+    assert "ODCS" in refused(text).allowed
+
+
+def test_unknown_strategy_names_line_met_and_allowed():
+    text = changed("domain: device, outputs: [token]", "domain: device, outputs: [encrypt]")
+    error = refused(text)
+    assert error.met == "strategy `encrypt`"
+    assert "token" in error.allowed
+    field = line_of(text, "name: device_id")
+    assert field < error.line <= field + 8
+    assert str(error).startswith(f"contracts/x.yaml:{error.line}: met")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "met"),
+    [
+        ("{truncate: net24}", "{truncate: net9}", "`net9`"),
+        ("category: user.device.ip_address", "category: user.shoe.size", "category `user.shoe.size`"),
+        (
+            "classification: internal\n        description: The device's platform.",
+            "description: The device's platform.",
+            "unclassified field `device_type`",
+        ),
+        ("subject: true, ", "", "data subject missing"),
+        ("subjectKey, value: user_id", "subjectKey, value: ip", "data subject ['user_id']"),
+        ("name: locale", "name: Locale!", "field name `Locale!`"),
+        ("name: locale", "name: ip", "field name `ip`"),
+        ("name: locale", "name: event_id", "field name `event_id`"),
+        ("logicalType: timestamp", "logicalType: moment", "`moment`"),
+        ("eventTime, value: occurred_at", "eventTime, value: locale", "eventTime `locale`"),
+        ("unknownFields, value: seal", "unknownFields, value: keep", "`keep`"),
+        ("derive, value: version", "derive, value: poem", "`poem`"),
+        ("{format: ip}", "{format: face}", "`face`"),
+        ("pattern: '^(android|", "pattern: '^((android|", "pattern that does not compile"),
+        ("description: The device's platform.", "description: ''", "field `device_type` without a description"),
+        ("apiVersion: v3.1.0", "apiVersion: v2.2.2", "apiVersion v2.2.2"),
+        ("kind: DataContract", "kindly: DataContract", "Extra inputs are not permitted"),
+    ],
+)
+def test_bad_contracts_are_refused(old, new, met):
+    error = refused(changed(old, new))
+    assert met in error.met
+    assert error.line is not None
+    assert error.file == "contracts/x.yaml"
+
+
+def test_a_readable_text_field_needs_a_pattern():
+    document = yaml.safe_load(GOOD)
+    fields = document["schema"][0]["properties"]
+    next(one for one in fields if one["name"] == "device_type").pop("logicalTypeOptions")
+    assert "readable text field `device_type`" in refused(yaml.safe_dump(document)).met
+
+
+def test_the_subject_has_to_be_required():
+    document = yaml.safe_load(GOOD)
+    next(one for one in document["schema"][0]["properties"] if one["name"] == "user_id")["required"] = False
+    assert "not required" in refused(yaml.safe_dump(document)).met
+
+
+def test_two_schemas_are_refused():
+    document = yaml.safe_load(GOOD)
+    document["schema"] *= 2
+    assert refused(yaml.safe_dump(document)).met == "2 schema objects"
+
+
+def test_an_unknown_source_is_told_which_there_are(tmp_path: Path):
+    with pytest.raises(UsageError, match="logins"):
+        load_contract("shoes")
