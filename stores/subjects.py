@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
+from functools import lru_cache, partial
 from pathlib import Path
 
 import polars as pl
@@ -18,11 +19,14 @@ import polars as pl
 from stores.keys import TenantKeys
 from transforms.errors import DecryptionError, ErasedSubjectError
 from transforms.pii.ciphers import length_prefixed, siv_decrypt, siv_encrypt
+from transforms.pii.identities import subject_ref, subject_refs
 from transforms.pii.siv import decrypt_column, encrypt_column
 
 KEY_BYTES = 32
 _REF_BYTES = 16
 _ASKED_AT_ONCE = 500
+# Subjects that a batch remembers, some 50 MB.
+_KEPT = 1 << 17
 _SCHEMA = """
 create table if not exists subjects (
     ref blob primary key,
@@ -151,6 +155,31 @@ class SubjectKeys:
         if any(plain[:_REF_BYTES] != ref for ref, plain in zip(wrapped, opened, strict=True)):
             raise DecryptionError("a subject key")
         return {ref: plain[_REF_BYTES:] for ref, plain in zip(wrapped, opened, strict=True)}
+
+
+class BatchSubjects:
+    """The subjects of one batch: the reference of each is computed and their key read once.
+
+    Held for no longer than the tenant's lock, since an erasure in between would go unnoticed.
+    """
+
+    def __init__(self, subjects: SubjectKeys, ref_key: bytes, domain: str) -> None:
+        """Begin with nobody."""
+        self._subjects = subjects
+        self._ref_of = lru_cache(maxsize=_KEPT)(partial(subject_ref, ref_key, domain))
+        self._keys: dict[bytes, bytes] = {}
+
+    def refs(self, ids: pl.Series) -> pl.Series:
+        """Give the reference of each subject. Shape: canonical ids in, as many Binary values out."""
+        return subject_refs(ids, self._ref_of)
+
+    def keys_for(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Give keys as `SubjectKeys.keys_for` does."""
+        unread = [ref for ref in refs if ref not in self._keys]
+        if len(self._keys) + len(unread) > _KEPT:
+            self._keys, unread = {}, list(refs)
+        self._keys |= self._subjects.keys_for(unread)
+        return {ref: self._keys[ref] for ref in refs if ref in self._keys}
 
 
 def _settle(database: sqlite3.Connection) -> None:

@@ -27,7 +27,7 @@ class Fault:
 class Chunk:
     """Records with their places. Shape: the lists run in parallel, an entry for each record.
 
-    `names` holds the queue's message id where the record came in a message, else None.
+    `names` maps the records that came in queue messages, by their index, to the messages' ids.
     """
 
     number: int
@@ -35,7 +35,7 @@ class Chunk:
     files: list[int] = field(default_factory=list)
     records: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
-    names: list[str | None] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     size_bytes: int = 0
 
@@ -70,7 +70,6 @@ def _add(chunk: Chunk, file: int, piece: Piece, in_messages: bool) -> None:
         chunk.files += [file] * len(numbers)
         chunk.records += numbers
         chunk.offsets += piece.offsets
-        chunk.names += [None] * len(numbers)
     chunk.size_bytes += sum(map(len, piece.payloads))
     if piece.damage is not None:
         _add_damage(chunk, file, piece.first + len(piece.payloads), piece.damage)
@@ -84,11 +83,11 @@ def _add_message(chunk: Chunk, file: int, number: int, offset: int, payload: byt
             Fault(file, number, offset, "not a queue message, unlike the first of its file", payload)
         )
         return
+    chunk.names[len(chunk.payloads)] = name
     chunk.payloads.append(body)
     chunk.files.append(file)
     chunk.records.append(number)
     chunk.offsets.append(offset)
-    chunk.names.append(name)
 
 
 def _add_damage(chunk: Chunk, file: int, record: int, damage: Damage) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 import msgspec
@@ -21,6 +20,7 @@ from transforms.errors import LockhouseError
 if TYPE_CHECKING:
     from io import IOBase
 
+# What is cut into records at once; small enough to stay near the processor meanwhile.
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 16 << 20
 # A delivery may be 500 MB; text compresses tenfold and more. Beyond this it is taken for a bomb.
@@ -29,6 +29,7 @@ MAX_DELIVERY_BYTES = 16 << 30
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BLANK = b" \t\r\n"
+_IS_BLANK = np.isin(np.arange(256), list(_BLANK))
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -168,20 +169,25 @@ def _line_pieces(head: bytes, blocks: Iterator[bytes]) -> Iterator[Piece]:
             cursor.buffer += next(blocks)
     except StopIteration:
         if cursor.buffer.strip(_BLANK):
+            cursor.buffer += b"\n"  # the last line may go without
             yield _cut_lines(cursor, len(cursor.buffer))
     except UnreadableError as error:
         yield Piece(cursor.number, [], [], Damage(str(error), cursor.offset, None))
 
 
 def _cut_lines(cursor: _Cursor, cut: int) -> Piece:
-    lines = cursor.buffer[:cut].split(b"\n")
-    starts = list(accumulate([len(line) + 1 for line in lines], initial=cursor.offset))
-    if not lines[-1]:
-        lines.pop()
-    if not all(lines) or b"\r" in cursor.buffer or b" \n" in cursor.buffer:
-        kept = [(line.strip(_BLANK), at) for line, at in zip(lines, starts, strict=False)]
-        lines, starts = [line for line, _ in kept if line], [at for line, at in kept if line]
-    piece = Piece(cursor.number, lines, starts[: len(lines)])
+    """Cut whole lines off the buffer; only where blanks surround a record is each looked at."""
+    text = cursor.buffer[:cut]
+    lines = text[:-1].split(b"\n")
+    octets = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(octets == ord("\n"))
+    starts = np.append(0, ends[:-1] + 1)
+    offsets = (starts + cursor.offset).tolist()
+    # An empty line begins with the blank that ends it.
+    if (_IS_BLANK[octets[starts]] | _IS_BLANK[octets[ends - 1]]).any():
+        kept = [(line.strip(_BLANK), at) for line, at in zip(lines, offsets, strict=True)]
+        lines, offsets = [line for line, _ in kept if line], [at for line, at in kept if line]
+    piece = Piece(cursor.number, lines, offsets)
     cursor.number += len(lines)
     cursor.offset += cut
     cursor.buffer = cursor.buffer[cut:]

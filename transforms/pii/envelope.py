@@ -10,7 +10,9 @@ caller: pure code has no randomness of its own, and golden vectors need none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import pyarrow as pa
 
@@ -74,12 +76,11 @@ def seal_many(
     """
     headers, bodies = _prepared(plaintexts, key_id)
     each = (nonces[at : at + GCM_NONCE_BYTES] for at in range(0, len(nonces), GCM_NONCE_BYTES))
-    sealed = []
-    present, encrypt = b"", gcm_encryptor
-    for header, nonce, body, key, place in zip(headers, each, bodies, keys, places, strict=True):
-        if key != present:
-            present, encrypt = key, gcm_encryptor(key)
-        sealed.append(header + nonce + encrypt(nonce, body, header + place))
+    sealed: list[bytes] = []
+    rows = zip(keys, headers, each, bodies, places, strict=True)
+    for key, run in groupby(rows, itemgetter(0)):
+        encrypt = gcm_encryptor(key)
+        sealed += [head + nonce + encrypt(nonce, body, head + place) for _, head, nonce, body, place in run]
     return sealed
 
 
@@ -96,20 +97,23 @@ def open_many(envelopes: Sequence[bytes], keys: Sequence[bytes], places: Sequenc
 
     Raises: DecryptionError where a single value does not verify; nothing is given out then.
     """
-    opened = []
-    present, decrypt = b"", gcm_decryptor
+    opened: list[bytes] = []
+    rows = zip(keys, envelopes, places, strict=True)
     try:
-        for envelope, key, place in zip(envelopes, keys, places, strict=True):
-            if key != present:
-                present, decrypt = key, gcm_decryptor(key)
-            header = envelope[:_HEADER_BYTES]
-            plaintext = decrypt(envelope[6:18], envelope[18:], header + place)
-            opened.append(_decompressed(plaintext) if header[1] & _COMPRESSED else plaintext)
-            if header[0] != VERSION:
-                raise DecryptionError("the envelope")
+        for key, run in groupby(rows, itemgetter(0)):
+            decrypt = gcm_decryptor(key)
+            opened += [_opened(decrypt, envelope, place) for _, envelope, place in run]
     except (WRONG_TAG, ValueError, IndexError) as error:
         raise DecryptionError("the envelope") from error
     return opened
+
+
+def _opened(decrypt: Callable[[bytes, bytes, bytes], bytes], envelope: bytes, place: bytes) -> bytes:
+    header = envelope[:_HEADER_BYTES]
+    plaintext = decrypt(envelope[6:18], envelope[18:], header + place)
+    if header[0] != VERSION:
+        raise DecryptionError("the envelope")
+    return _decompressed(plaintext) if header[1] & _COMPRESSED else plaintext
 
 
 def open_sealed(envelope: bytes, key: bytes, place: bytes) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
@@ -19,15 +19,14 @@ SUBJECT_REF_BYTES = 16
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def subject_refs(key: bytes, domain: str, ids: pl.Series) -> pl.Series:
+def subject_refs(ids: pl.Series, ref_of: Callable[[str], bytes]) -> pl.Series:
     """Give the 16-byte reference of each data subject.
 
     Shape: a String series without nulls, in canonical form, to a Binary one of the same length.
-    Work is done once for each distinct subject.
+    `ref_of` gives one subject's, such as `subject_ref`; it is asked once for each distinct subject.
     """
     distinct = ids.unique()
-    scope = domain.encode()
-    refs = pl.Series([keyed_digest(key, scope, one.encode()) for one in distinct], dtype=pl.Binary)
+    refs = pl.Series([ref_of(one) for one in distinct], dtype=pl.Binary)
     return ids.to_frame("id").join(
         pl.DataFrame({"id": distinct, "ref": refs}), on="id", how="left", maintain_order="left"
     )["ref"]
