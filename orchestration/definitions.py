@@ -6,7 +6,7 @@ import dagster as dg
 
 import assets
 from orchestration import aws
-from orchestration.jobs import INGEST_LOGINS
+from orchestration.jobs import INGEST_LOGINS, NIGHTLY, upkeep
 from orchestration.resources import Platform
 from orchestration.sensors import landing_logins, run_failures
 
@@ -22,11 +22,12 @@ def _store(name: str) -> dg.ResourceDefinition:
     return dg.ResourceDefinition(lambda _context: getattr(platform(), name))
 
 
-STORES = ("intake", "tables", "ledger", "landing", "marts", "audit")
+STORES = ("intake", "tables", "ledger", "landing", "marts", "audit", "maintenance")
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets, include_specs=True),
-    jobs=[INGEST_LOGINS],
+    jobs=[INGEST_LOGINS, upkeep],
+    schedules=[NIGHTLY],
     sensors=[landing_logins, run_failures],
     resources={
         **{name: _store(name) for name in STORES},

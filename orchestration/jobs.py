@@ -1,8 +1,11 @@
 """Jobs: what the sensor and the command line start."""
 
-from __future__ import annotations
+from datetime import UTC, datetime
 
 import dagster as dg
+
+from stores.contracts import load_contracts
+from stores.maintenance import Maintenance
 
 INGEST_LOGINS = dg.define_asset_job(
     "ingest_logins",
@@ -19,3 +22,29 @@ STEPS = {"logins": ("sealed_logins", "masked_logins", "curated_marts")}
 def batches_config(source: str, batches: list[str]) -> dict[str, object]:
     """Give the run configuration that hands batches to a source's job."""
     return {"ops": {step: {"config": {"batches": batches}} for step in STEPS[source]}}
+
+
+@dg.op(description="Orders closed days, deletes what is past its retention, removes debris of crashed writes.")
+def keep_up(context: dg.OpExecutionContext, maintenance: dg.ResourceParam[Maintenance]) -> None:
+    """Do the upkeep of every source."""
+    for contract in load_contracts().values():
+        for done in maintenance.keep_up(contract, datetime.now(UTC).date()):
+            context.log.info(
+                f"{done.table}: {done.days_ordered} days ordered, {done.files_removed} files removed"
+            )
+
+
+@dg.job(description="The lake's nightly upkeep.")
+def upkeep() -> None:
+    """Run the upkeep."""
+    keep_up()
+
+
+NIGHTLY = dg.ScheduleDefinition(
+    name="nightly_upkeep",
+    job=upkeep,
+    cron_schedule="30 2 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Once a night: closed days ordered, retention kept, debris removed.",
+)

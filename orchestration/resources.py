@@ -18,6 +18,7 @@ from stores.keyring import KeyProvider, LocalKeyring, generate_passphrase, read_
 from stores.keys import TenantKeys, create_tenant_keys
 from stores.landing import Landing
 from stores.ledger import Ledger
+from stores.maintenance import Maintenance
 from stores.marts import Marts
 from stores.settings import Settings, load_settings
 from stores.tables import Tables
@@ -92,6 +93,11 @@ class Platform:
             self.settings.duplicate_window_days,
             now,
         )
+
+    @cached_property
+    def maintenance(self) -> Maintenance:
+        """The upkeep of the lake."""
+        return Maintenance(self.home, self.provider, self.tables, self.settings.duplicate_window_days)
 
     @cached_property
     def marts(self) -> Marts:

@@ -109,6 +109,15 @@ class SubjectKeys:
             raise DecryptionError("the quarantine of that day")
         return siv_decrypt(self._keys.live_wrapping_keys()[row[0][:4]].key, row[0][4:], label)
 
+    def forget_days(self, oldest: date) -> None:
+        """Destroy the quarantine keys of the days before `oldest`: their retention is over."""
+        with self._opened() as database:
+            gone = database.execute("delete from day_keys where day < ?", (oldest.isoformat(),)).rowcount
+            database.commit()
+            if gone:
+                _settle(database)
+        self._day_keys.clear()
+
     def count(self) -> int:
         """Give the number of subjects with a live key."""
         with self._opened() as database:

@@ -209,6 +209,12 @@ class Tables:
             return len(removed)
 
     @contextmanager
+    def rewriting(self, tenant: str, spec: TableSpec) -> Iterator[DeltaTable]:
+        """Give a table to somebody who puts its files in order, alone among writers."""
+        with self._writing(tenant, spec.key):
+            yield self._opened_for(tenant, spec)
+
+    @contextmanager
     def writing_zone(self, tenant: str, zone: str) -> Iterator[None]:
         """Hold every table of a zone alone, for a writer that is not this store (dbt)."""
         with exclusive(self._lock(tenant, zone, "zone")):
