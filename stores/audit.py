@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -103,7 +102,10 @@ class AuditTrail:
         entries = self.entries(tenant)
         bad = first_bad(entries)
         heads = {entry.seq: entry.hash for entry in entries}
-        signed = self._signed_heads(tenant)
+        try:
+            signed = self._signed_heads(tenant)
+        except AuditError as error:
+            return Verdict(False, len(entries), 0, bad or len(entries) + 1, str(error))
         public_key = signing_public_key(self._provider.signing_key())
         for checkpoint in signed:
             try:
@@ -140,15 +142,17 @@ class AuditTrail:
         found = [Checkpoint(**row) for row in self._database.rows(query)]
         path = self._checkpoints / f"{tenant}.jsonl"
         if path.exists():
-            found += [Checkpoint(**_loaded(line)) for line in path.read_text().splitlines()]
+            found += [_loaded(line) for line in path.read_text(errors="replace").splitlines()]
         return sorted(set(found), key=lambda one: one.seq)
 
 
-def _loaded(line: str) -> dict[str, Any]:
+def _loaded(line: str) -> Checkpoint:
     try:
-        loaded: dict[str, Any] = json.loads(line)
-    except ValueError:
+        loaded = Checkpoint(**json.loads(line))
+    except (ValueError, TypeError):
         raise AuditError("a line of the checkpoint file is damaged") from None
+    if not isinstance(loaded.seq, int):
+        raise AuditError("a line of the checkpoint file is damaged")
     return loaded
 
 

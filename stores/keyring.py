@@ -131,10 +131,10 @@ class LocalKeyring:
 
     def _opened(self) -> dict[str, Any]:
         stored = _read(self._path)
-        sealed = base64.b64decode(stored["body"])
         try:
+            sealed = base64.b64decode(stored["body"])
             plain = gcm_decrypt(self._wrapping_key, sealed[:12], sealed[12:], _bound(stored["header"]))
-        except DecryptionError:
+        except (DecryptionError, ValueError):
             raise KeyringError("the keyring does not open with this passphrase, or was altered") from None
         body: dict[str, Any] = json.loads(plain)
         return body
@@ -184,10 +184,14 @@ def _refuse_open_file(path: Path) -> None:
 def _read(path: Path) -> dict[str, Any]:
     _refuse_open_file(path)
     try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-    except ValueError:
-        raise KeyringError("the keyring file is damaged: restore it from a backup") from None
-    return stored
+        stored = json.loads(path.read_text())
+        return {"header": dict(stored["header"]), "body": str(stored["body"])}
+    except (ValueError, TypeError, KeyError):
+        raise _damaged() from None
+
+
+def _damaged() -> KeyringError:
+    return KeyringError("the keyring file is damaged: restore it from a backup")
 
 
 def _write(path: Path, header: dict[str, Any], body: dict[str, Any], wrapping_key: bytes) -> None:
@@ -213,14 +217,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _stretched(header: dict[str, Any], passphrase: bytes) -> bytes:
-    kdf = header["kdf"]
-    return stretch_passphrase(
-        passphrase,
-        bytes.fromhex(kdf["salt"]),
-        memory_kib=kdf["memory_kib"],
-        passes=kdf["passes"],
-        lanes=kdf["lanes"],
-    )
+    try:
+        kdf = header["kdf"]
+        return stretch_passphrase(
+            passphrase,
+            bytes.fromhex(kdf["salt"]),
+            memory_kib=kdf["memory_kib"],
+            passes=kdf["passes"],
+            lanes=kdf["lanes"],
+        )
+    except (ValueError, TypeError, KeyError, OverflowError):
+        raise _damaged() from None
 
 
 def _bound(header: dict[str, Any]) -> bytes:
