@@ -66,7 +66,7 @@ def quarantine_show(home: Path | None, entry_id: str, output: Path | None, tenan
 @quarantine_command.command("retry")
 @click.argument("entry_ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every entry of the source.")
-@click.option("--source", default="logins", show_default=True)
+@click.option("--source", default="logins", show_default=True, help="The source that the entries belong to.")
 @tenant_option
 @json_option
 @click.pass_obj

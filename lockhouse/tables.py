@@ -42,7 +42,12 @@ def tables_command(home: Path | None, tenant: str, as_json: bool) -> None:
 @click.command("sql")
 @click.argument("query", required=False)
 @click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="How the rows are printed.",
 )
 @tenant_option
 @click.pass_obj
