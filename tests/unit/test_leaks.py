@@ -213,6 +213,10 @@ class TestStreams:
         for content in (gzip.compress(body, 1), zstd(body), gzip.compress(zstd(body), 0)):
             assert seen_somewhere(content) == EVERY
 
+    def test_frames_inside_a_large_stream(self) -> None:
+        filler = seeded(3).randbytes(WINDOW_BYTES)
+        assert seen_somewhere(gzip.compress(filler + zstd(self.BODY) + filler, 1)) == EVERY
+
     def test_value_across_windows_of_a_stream(self) -> None:
         value = VALUES[1].encode()
         for shift in (1, 7, len(value)):
@@ -288,6 +292,14 @@ class TestBounds:
         found = {index for _, piece in decoder.unpack(io.BytesIO(content)) for index in MATCHER.find(piece)}
         assert found == {1}
         assert decoder.undecoded
+
+    def test_nothing_more_is_decoded_behind_the_bound(self) -> None:
+        table = pa.table({"a": ["x" * 1000] * 100, "b": ["y" * 1000] * 100})
+        content = parquet(table, compression="zstd", use_dictionary=False)
+        decoder = Decoder(0, Limits(total_bytes=2000, ratio=1))
+        assert [place for place, _ in decoder.unpack(io.BytesIO(content))][-1] == "key-value metadata"
+        assert len(decoder.undecoded) == 1
+        assert list(decoder.cells(pa.array(["more"]), "cell")) == []
 
     def test_depth(self) -> None:
         content = VALUES[1].encode()
@@ -403,6 +415,25 @@ class TestColumns:
             "column at, row group 0",
         }
         assert seen(parquet(table.slice(0, 0))) == {}
+
+    def test_extensions_are_their_storage(self) -> None:
+        column = pa.ExtensionArray.from_storage(pa.opaque(pa.string(), "kind", "vendor"), pa.array(VALUES))
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, pa.schema([("c", column.type)])) as stream:
+            stream.write_batch(pa.record_batch([column], ["c"]))
+        assert seen(sink.getvalue())["column c"] == EVERY
+
+    def test_types_that_cannot_be_written_out_are_said(self) -> None:
+        decoder = Decoder(0)
+        spans = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
+        assert list(decoder.cells(spans, "column c")) == []
+        assert "month_day_nano" in decoder.undecoded[0].reason
+
+    def test_text_that_is_no_utf8(self) -> None:
+        broken = pa.array([b"\xff" + VALUES[1].encode()]).view(pa.string())
+        content = parquet(pa.table({"c": broken}), compression="zstd", use_dictionary=False)
+        found = seen(content)
+        assert found["column c, row group 0"] == found["raw bytes"] == [1]
 
     @pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
     def test_arrow_files_and_streams(self, compression: str | None) -> None:

@@ -262,9 +262,9 @@ class Decoder:
         # These are decoded as a whole: frame by frame, everything would be seen twice.
         is_whole = kind in ("zstd", "Parquet")
         # What looks like zstd within gzip or zlib is the same once more, cut by their block headers.
-        self._is_lenient = kind in ("gzip", "zlib")
+        was_lenient, self._is_lenient = self._is_lenient, self._is_lenient or kind in ("gzip", "zlib")
         yield from self._raw(file, place, depth, frames=not is_whole)
-        self._is_lenient = False
+        self._is_lenient = was_lenient
         file.seek(0)
         if kind == "Parquet":
             before = len(self._notes)
