@@ -81,7 +81,8 @@ class Tables:
 
     def exists(self, tenant: str, key: str) -> bool:
         """Whether the table has been created."""
-        return (self.path(tenant, key) / "_delta_log").is_dir()
+        # A process that is killed while it creates a table leaves the log's folder, and no commit in it.
+        return any((self.path(tenant, key) / "_delta_log").glob("*.json"))
 
     def append(self, tenant: str, spec: TableSpec, frame: pl.DataFrame, commit: Commit) -> Committed:
         """Append rows once: a second call with the same commit id changes nothing.
@@ -110,6 +111,7 @@ class Tables:
         """Put rows in the place of those that a predicate selects; every new row must satisfy it.
 
         The predicate is written to the log: it may name times and partitions, never a person.
+        Raises: TableError where a row does not satisfy it, or does not fit the table.
         """
         from deltalake import write_deltalake
 
@@ -118,14 +120,15 @@ class Tables:
             if frame.is_empty():
                 table.delete(predicate, commit_properties=_properties(commit))
             else:
-                write_deltalake(
-                    table,
-                    _fitting(spec, frame),
-                    mode="overwrite",
-                    predicate=predicate,
-                    writer_properties=_writer(spec),
-                    commit_properties=_properties(commit),
-                )
+                with _wordless(spec.key):
+                    write_deltalake(
+                        table,
+                        _fitting(spec, frame),
+                        mode="overwrite",
+                        predicate=predicate,
+                        writer_properties=_writer(spec),
+                        commit_properties=_properties(commit),
+                    )
             return Committed(table.version(), frame.height, is_new=True)
 
     def delete_rows(self, tenant: str, spec: TableSpec, ids: pl.Series, column: str, commit: Commit) -> int:
@@ -158,7 +161,8 @@ class Tables:
         if not self.exists(tenant, key):
             raise TableError(f"tenant {tenant} has no table {key} yet: materialise it first")
         with shared(self._lock(tenant, key, "read")):
-            yield pl.scan_delta(str(self.path(tenant, key)))
+            # By its path alone, the version would be looked up when rows are collected.
+            yield pl.scan_delta(self._opened(tenant, key))
 
     def files(self, tenant: str, key: str) -> tuple[str, ...]:
         """Give the data files of the present version, for readers that are pinned to a list."""
@@ -188,8 +192,8 @@ class Tables:
         """Describe every table of a tenant, in the order of the zones."""
         found = []
         for zone in ZONES:
-            for log in sorted((self._lake / tenant / zone).glob("*/_delta_log")):
-                found.append(self.info(tenant, f"{zone}.{log.parent.name}"))
+            keys = [f"{zone}.{path.name}" for path in sorted((self._lake / tenant / zone).glob("*"))]
+            found += [self.info(tenant, key) for key in keys if self.exists(tenant, key)]
         return found
 
     def history(self, tenant: str, key: str, limit: int = 10) -> list[dict[str, Any]]:
@@ -271,9 +275,20 @@ def _configuration(spec: TableSpec) -> dict[str, str | None]:
 def _fitting(spec: TableSpec, frame: pl.DataFrame) -> pa.Table:
     try:
         return spec.conform(frame)
-    except (pa.ArrowException, pl.exceptions.PolarsError) as error:
+    except (pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
         # The library's own text may hold a value.
         raise TableError(f"rows do not fit {spec.key}: {type(error).__name__}") from None
+
+
+@contextmanager
+def _wordless(key: str) -> Iterator[None]:
+    """Keep the text of a write's error back: deltalake prints the rows that break a condition."""
+    from deltalake.exceptions import DeltaError
+
+    try:
+        yield
+    except DeltaError as error:
+        raise TableError(f"{key} was not written: {type(error).__name__}") from None
 
 
 def _writer(spec: TableSpec) -> WriterProperties:
