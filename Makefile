@@ -18,7 +18,7 @@ help:  ## say what each target does
 	@touch $@
 
 dbt_project/target/manifest.json: .venv/ready $(shell find dbt_project -name '*.sql' -o -name '*.yml' | grep -v /target/)
-	@$(BIN)/python -m stores.dbt_runs
+	@$(BIN)/python -m stores.dbt_lineage
 	@touch $@
 
 setup: .venv/ready dbt_project/target/manifest.json  ## the environment only

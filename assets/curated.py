@@ -10,6 +10,7 @@ from assets.batches import FRESH, ONE_HOUR, RETRY, Batches, listing, masked_rows
 from assets.catalog import materialisation
 from assets.logins import CONTRACT
 from assets.partitions import HOURS
+from stores.dbt_lineage import load_lineage
 from stores.dbt_runs import DbtOutcome, ModelOutcome, TestOutcome, manifest_file
 from stores.intake import Intake
 from stores.ledger import Ledger
@@ -18,6 +19,7 @@ from stores.tables import Tables
 from transforms.errors import TableError
 
 Manifest = Mapping[str, Any]
+LINEAGE = load_lineage()
 
 
 class MartTranslator(DagsterDbtTranslator):
@@ -44,6 +46,7 @@ class MartTranslator(DagsterDbtTranslator):
                 **spec.metadata,
                 "dagster/table_name": f"curated.{node['name']}",
                 "dagster/column_schema": _column_schema(node),
+                "dagster/column_lineage": _column_lineage(node["name"]),
             },
         )
 
@@ -74,6 +77,15 @@ def _column_schema(node: Mapping[str, Any]) -> dg.TableSchema:
             )
             for name, one in node["columns"].items()
         ]
+    )
+
+
+def _column_lineage(mart: str) -> dg.TableColumnLineage:
+    return dg.TableColumnLineage(
+        {
+            column: [dg.TableColumnDep(dg.AssetKey(["masked", table]), name) for table, name in sources]
+            for column, sources in LINEAGE.get(mart, {}).items()
+        }
     )
 
 

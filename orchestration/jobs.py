@@ -30,7 +30,7 @@ def keep_up(context: dg.OpExecutionContext, maintenance: dg.ResourceParam[Mainte
     for contract in load_contracts().values():
         for done in maintenance.keep_up(contract, datetime.now(UTC).date()):
             context.log.info(
-                f"{done.table}: {done.days_ordered} days ordered, {done.files_removed} files removed"
+                "%s: %d days ordered, %d files removed", done.table, done.days_ordered, done.files_removed
             )
 
 

@@ -130,6 +130,19 @@ def run_unit_tests(target_path: Path) -> DbtOutcome:
     return _outcome_of(_invoke(command, target_path, manifest=None))
 
 
+def compile_models(target_path: Path) -> dict[str, str]:
+    """Give the SQL that each model runs, by name; no lake is needed.
+
+    Raises: TableError where the project itself does not compile.
+    """
+    nowhere = {"tenant": "any", "lake_root": str(target_path), "batch": "any", "spill_path": str(target_path)}
+    result = _invoke(["compile", "--vars", json.dumps(nowhere)], target_path, load_manifest())
+    if not result.success:
+        raise TableError(f"dbt_project does not compile: {scrub(str(result.exception))}")
+    nodes = [node.node for node in getattr(result.result, "results", [])]
+    return {str(one.name): str(one.compiled_code) for one in nodes if one.resource_type == "model"}
+
+
 def parse_manifest() -> Path:
     """Parse the project, put the manifest in its place and return where that is.
 
@@ -289,7 +302,3 @@ def scrub(message: str | None) -> str:
     """
     quoted = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "…", message or "")
     return re.sub(r"[\w=/+-]{28,}|\d+", "…", quoted).strip()
-
-
-if __name__ == "__main__":
-    parse_manifest()
