@@ -1,0 +1,106 @@
+"""`lockhouse up` with its real processes: a dropped file becomes rows, one home is up once, all of it stops."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from orchestration.resources import Platform
+from stores.settings import load_settings
+
+RECORD = {
+    "user_id": "424cdd21-063a-43a7-b91b-7ca1a833afae",
+    "ip": "199.172.111.135",
+    "device_id": "593-47-5928",
+    "device_type": "android",
+    "app_version": "2.3.0",
+    "locale": None,
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command(home: Path, port: int) -> list[str]:
+    return [
+        sys.executable,
+        "-c",
+        "from lockhouse.main import main; main()",
+        "--home",
+        str(home),
+        "up",
+        "--port",
+        str(port),
+    ]
+
+
+def wait_for(condition, seconds: float) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, "it takes too long"
+        time.sleep(0.2)
+    return time.monotonic() - start
+
+
+def rows(home: Path) -> int:
+    tables = Platform(load_settings(home)).tables
+    return tables.info("default", "masked.logins").rows if tables.exists("default", "masked.logins") else 0
+
+
+def start(home: Path, port: int, said: Path) -> subprocess.Popen[bytes]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOCKHOUSE", "DAGSTER"))}
+    with said.open("wb") as output:
+        return subprocess.Popen(command(home, port), stderr=output, stdout=output, env=clean)
+
+
+def test_from_start_to_stop(tmp_path: Path):
+    home, said, port = tmp_path / "home", tmp_path / "said.txt", free_port()
+    process = start(home, port, said)
+    try:
+        wait_for(lambda: "Ctrl-C" in said.read_text() or process.poll() is not None, 120)
+        check_addresses(said, port)
+        check_that_a_dropped_file_is_taken(home)
+        check_that_a_home_is_up_only_once(home)
+        check_that_everything_stops(process, said)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def check_addresses(said: Path, port: int) -> None:
+    assert f"http://127.0.0.1:{port}" in said.read_text()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5) as answer:
+        assert "dagster_webserver_version" in json.load(answer)
+
+
+def check_that_a_dropped_file_is_taken(home: Path) -> None:
+    drop = home / "landing" / "logins" / "default" / "events.json"
+    drop.write_text(json.dumps(RECORD) + "\n")
+    wait_for(lambda: rows(home) == 1, 90)
+    wait_for(lambda: not drop.exists() and not list((home / "landing" / ".batches").glob("*")), 60)
+
+
+def check_that_a_home_is_up_only_once(home: Path) -> None:
+    second = subprocess.run(command(home, free_port()), capture_output=True, timeout=60)
+    assert second.returncode == 2
+    assert b"is up already" in second.stderr
+
+
+def check_that_everything_stops(process: subprocess.Popen[bytes], said: Path) -> None:
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) == 0
+    assert said.read_text().rstrip().endswith("Stopped.")
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
