@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
@@ -19,7 +19,7 @@ import polars as pl
 from stores.keys import TenantKeys
 from transforms.errors import DecryptionError, ErasedSubjectError
 from transforms.pii.ciphers import length_prefixed, siv_decrypt, siv_encrypt
-from transforms.pii.identities import subject_ref, subject_refs
+from transforms.pii.identities import subject_referrer, subject_refs
 from transforms.pii.siv import decrypt_column, encrypt_column
 
 KEY_BYTES = 32
@@ -175,7 +175,7 @@ class BatchSubjects:
     def __init__(self, subjects: SubjectKeys, ref_key: bytes, domain: str) -> None:
         """Begin with nobody."""
         self._subjects = subjects
-        self._ref_of = lru_cache(maxsize=_KEPT)(partial(subject_ref, ref_key, domain))
+        self._ref_of = lru_cache(maxsize=_KEPT)(subject_referrer(ref_key, domain))
         self._keys: dict[bytes, bytes] = {}
 
     def refs(self, ids: pl.Series) -> pl.Series:

@@ -294,11 +294,15 @@ def _wordless(key: str) -> Iterator[None]:
 def _writer(spec: TableSpec) -> WriterProperties:
     from deltalake import ColumnProperties, WriterProperties
 
+    silent = ColumnProperties(statistics_enabled="NONE")
     plain = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
+    ranged = ColumnProperties(statistics_enabled="CHUNK")
     return WriterProperties(
         compression=spec.compression,  # type: ignore[arg-type]
         compression_level=1 if spec.compression == "ZSTD" else None,
-        column_properties=dict.fromkeys(spec.unique, plain),
+        # A file's own statistics would show tokens that the log does not.
+        default_column_properties=silent,
+        column_properties={**dict.fromkeys(spec.unique, plain), **dict.fromkeys(spec.statistics, ranged)},
     )
 
 

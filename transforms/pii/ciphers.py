@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -64,6 +65,23 @@ def derive_key(root: bytes, length: int, *info: str) -> bytes:
 def keyed_digest(key: bytes, *parts: bytes) -> bytes:
     """Give the first 16 bytes of HMAC-SHA256 over the length-prefixed parts (RFC 2104)."""
     return hmac.digest(key, length_prefixed(*parts), "sha256")[:16]
+
+
+def keyed_digester(key: bytes, *parts: bytes) -> Callable[[bytes], bytes]:
+    """Give `digest(last)`, which is `keyed_digest(key, *parts, last)` with the beginning done once.
+
+    >>> keyed_digester(b"k", b"user")(b"7") == keyed_digest(b"k", b"user", b"7")
+    True
+    """
+    begun = HMAC(key, SHA256())
+    begun.update(length_prefixed(*parts))
+
+    def digest(last: bytes) -> bytes:
+        mac = begun.copy()
+        mac.update(length_prefixed(last))
+        return mac.finalize()[:16]
+
+    return digest
 
 
 def sha256_hex(content: bytes) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
+import numpy as np
 import pyarrow as pa
 
 from transforms.errors import DecryptionError
@@ -75,12 +76,12 @@ def seal_many(
     for each run, and only one is held.
     """
     headers, bodies = _prepared(plaintexts, key_id)
-    each = (nonces[at : at + GCM_NONCE_BYTES] for at in range(0, len(nonces), GCM_NONCE_BYTES))
-    sealed: list[bytes] = []
-    rows = zip(keys, headers, each, bodies, places, strict=True)
-    for key, run in groupby(rows, itemgetter(0)):
-        encrypt = gcm_encryptor(key)
-        sealed += [head + nonce + encrypt(nonce, body, head + place) for _, head, nonce, body, place in run]
+    each: list[bytes] = np.frombuffer(nonces, f"V{GCM_NONCE_BYTES}").tolist()
+    sealed, held = [], None
+    for key, header, nonce, body, place in zip(keys, headers, each, bodies, places, strict=True):
+        if key is not held:
+            held, encrypt = key, gcm_encryptor(key)
+        sealed.append(header + nonce + encrypt(nonce, body, header + place))
     return sealed
 
 

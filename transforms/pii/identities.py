@@ -13,9 +13,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from transforms.pii.ciphers import block_encryptor, derive_key, keyed_digest
+from transforms.pii.ciphers import block_encryptor, derive_key, keyed_digest, keyed_digester
 
 SUBJECT_REF_BYTES = 16
+# Where the five groups of a UUID stand: in its text from and to, and among its 32 digits.
+_GROUPS = ((0, 8, 0), (9, 13, 8), (14, 18, 12), (19, 23, 16), (24, 36, 20))
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -23,7 +25,7 @@ def subject_refs(ids: pl.Series, ref_of: Callable[[str], bytes]) -> pl.Series:
     """Give the 16-byte reference of each data subject.
 
     Shape: a String series without nulls, in canonical form, to a Binary one of the same length.
-    `ref_of` gives one subject's, such as `subject_ref`; it is asked once for each distinct subject.
+    `ref_of` is a `subject_referrer`; it is asked once for each distinct subject.
     """
     distinct = ids.unique()
     refs = pl.Series([ref_of(one) for one in distinct], dtype=pl.Binary)
@@ -34,7 +36,13 @@ def subject_refs(ids: pl.Series, ref_of: Callable[[str], bytes]) -> pl.Series:
 
 def subject_ref(key: bytes, domain: str, canonical_id: str) -> bytes:
     """Give the reference of one data subject: 16 bytes of HMAC-SHA256."""
-    return keyed_digest(key, domain.encode(), canonical_id.encode())
+    return subject_referrer(key, domain)(canonical_id)
+
+
+def subject_referrer(key: bytes, domain: str) -> Callable[[str], bytes]:
+    """Give the function from a canonical id to the reference, for many subjects of a domain."""
+    digest = keyed_digester(key, domain.encode())
+    return lambda canonical_id: digest(canonical_id.encode())
 
 
 def numbered_event_ids(key: bytes, delivery: bytes, records: Sequence[int]) -> pl.Series:
@@ -55,20 +63,24 @@ def named_event_ids(key: bytes, names: Sequence[str]) -> pl.Series:
 
     A producer may name its events after people; what is no UUID is therefore never kept.
     """
-    return pl.Series([_named_event_id(key, name) for name in names], dtype=pl.String)
-
-
-def _named_event_id(key: bytes, name: str) -> str:
-    if _UUID.fullmatch(name.lower()):
-        return name.lower()
-    digest = np.frombuffer(keyed_digest(key, b"event", name.encode()), np.uint8).reshape(1, 16)
-    return str(_uuid_texts(digest.copy())[0])
+    digest = keyed_digester(key, b"event")
+    digests = np.frombuffer(b"".join(digest(name.encode()) for name in names), np.uint8)
+    made = _uuid_texts(digests.reshape(-1, 16).copy()).to_list()
+    lowered = (name.lower() for name in names)
+    return pl.Series(
+        [low if _UUID.fullmatch(low) else own for low, own in zip(lowered, made, strict=True)], dtype=pl.String
+    )
 
 
 def event_id_bytes(event_ids: pl.Series) -> list[bytes]:
     """Give event ids as 16 bytes each, for associated data and indexes."""
-    packed = bytes.fromhex("".join(event_ids.to_list()).replace("-", ""))
-    return [packed[at : at + 16] for at in range(0, len(packed), 16)]
+    texts = event_ids.to_arrow(compat_level=pl.CompatLevel.oldest())
+    octets = np.frombuffer(memoryview(texts.buffers()[2] or b""), np.uint8, 36 * len(texts)).reshape(-1, 36)
+    digits = np.empty((len(texts), 32), np.uint8)
+    for start, stop, first in _GROUPS:
+        digits[:, first : first + stop - start] = octets[:, start:stop]
+    packed: list[bytes] = np.frombuffer(bytes.fromhex(digits.tobytes().decode()), "V16").tolist()
+    return packed
 
 
 def delivery_digest(key: bytes, sha256: bytes) -> bytes:
@@ -79,10 +91,6 @@ def delivery_digest(key: bytes, sha256: bytes) -> bytes:
 def uuid_bytes(text: str) -> bytes:
     """Give one UUID as 16 bytes."""
     return uuid.UUID(text).bytes
-
-
-# Where the five groups of a UUID stand: in its text, and among its 32 digits.
-_GROUPS = ((0, 8, 0), (9, 13, 8), (14, 18, 12), (19, 23, 16), (24, 36, 20))
 
 
 def _uuid_texts(digests: np.ndarray) -> pl.Series:
