@@ -110,7 +110,7 @@ def curated_marts(
     with scrubbed():
         rows = masked_rows(tables, ledger, CONTRACT, config.batches, context.partition_key)
         outcomes = [
-            marts.rebuild(str(tenant), part["event_hour"].dt.date().unique().to_list(), context.run_id)
+            marts.rebuild(str(tenant), part["event_hour"].dt.date().unique().to_list(), context.run.run_id)
             for (tenant,), part in rows.group_by("tenant", maintain_order=True)
         ]
         yield from results_of(outcomes, tables)

@@ -81,7 +81,7 @@ def masked_logins(
     """Replace personal values by tokens and coarse forms; check that none is readable and none lost."""
     hour = context.partition_key
     with scrubbed():
-        made = mask_batches(intake, tables, CONTRACT, config.batches, context.run_id, hour)
+        made = mask_batches(intake, tables, CONTRACT, config.batches, context.run.run_id, hour)
         rows = masked_rows(tables, ledger, CONTRACT, config.batches, hour)
         readable = check_readable(intake, CONTRACT, rows)
     yield dg.MaterializeResult(

@@ -67,6 +67,8 @@ def examine(platform: Platform) -> Iterator[Check]:
             yield look(platform)
         except LockhouseError as error:
             yield Check(name, False, str(error), "see the message")
+        except Exception as error:  # a library's own; its text may hold a value
+            yield Check(name, False, f"cannot be looked at ({type(error).__name__})", "mend what stands above")
 
 
 def _home(platform: Platform) -> Check:
@@ -123,7 +125,8 @@ def _audit(platform: Platform) -> Check:
 
 
 def _disk(platform: Platform) -> Check:
-    free = shutil.disk_usage(platform.home.root).free
+    root = platform.home.root
+    free = shutil.disk_usage(next(one for one in (root, *root.parents) if one.exists())).free
     return Check(
         "disk",
         free > _LEAST_FREE_BYTES,

@@ -108,7 +108,7 @@ def main() -> None:
     from transforms.errors import LockhouseError, RefusedError, UsageError
 
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="lockhouse", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else DONE)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -127,8 +127,19 @@ def main() -> None:
         from transforms.errors import DecryptionError
 
         _fail(error, REFUSED if isinstance(error, DecryptionError) else FAILED)
+    except Exception as error:
+        _fail(_reduced(error), FAILED)
 
 
-def _fail(error: Exception, code: int) -> None:
+def _fail(error: Exception | str, code: int) -> None:
     click.echo(f"lockhouse: {error}", err=True)
     sys.exit(code)
+
+
+def _reduced(error: Exception) -> str:
+    """Say what went wrong in a library without its text, which may quote a value: its kind and place."""
+    import traceback
+
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    return f"unexpected: {reason} (at {Path(place.filename).name}:{place.lineno})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from stores.leaks import LeakReport
 
 MOST_REVEALED = 1000
+_ENTRY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass
@@ -50,9 +52,7 @@ class Caller:
 
         `results`, filled in the block, go into the closing entry. Raises: RefusedError, audited too.
         """
-        audit, tenant = self.platform.audit, checked_tenant(self.tenant)
-        if tenant not in self.platform.access.tenants():
-            raise UsageError(f"no tenant {tenant}; there are: {', '.join(self.platform.access.tenants())}")
+        audit, tenant = self.platform.audit, self.known_tenant()
         try:
             role = self.platform.access.authorise(self.principal, right, tenant)
         except RefusedError:
@@ -69,8 +69,14 @@ class Caller:
 
     def digest(self, text: str) -> str:
         """Give a keyed digest of something that may hold a personal value, for the audit trail."""
-        key = self.platform.keys(self.tenant).identity_key("query")
-        return keyed_digest(key, text.encode()).hex()
+        key = self.platform.keys(self.known_tenant()).identity_key("query")
+        return keyed_digest(key, text.encode(errors="surrogateescape")).hex()
+
+    def known_tenant(self) -> str:
+        """Give the tenant's name. Raises: UsageError where it is not registered."""
+        if checked_tenant(self.tenant) not in self.platform.access.tenants():
+            raise UsageError(f"no tenant {self.tenant}: `lockhouse tenant list` shows them")
+        return self.tenant
 
 
 def list_tables(caller: Caller) -> list[dict[str, Any]]:
@@ -116,8 +122,9 @@ def reveal(caller: Caller, table: str, column: str, where: str, reason: str) -> 
     Raises: UsageError where the column holds no tokens, or `where` selects too many rows.
     """
     domain = _domain_of(table, column)
-    if not reason.strip():
-        raise UsageError("a reveal needs a --reason; it is written into the audit trail")
+    if table not in SqlSandbox(caller.platform.tables, caller.tenant).names():
+        raise UsageError("no such table: `lockhouse tables` shows them")
+    _check_reason(reason)
     marks = {"table": table, "column": column, "where": caller.digest(where), "reason": reason}
     with caller.permitted(Right.REVEAL, Action.PII_REVEALED, **marks):
         query = f"select {column} from {table}" + (f" where {where}" if where else "")  # noqa: S608 - sandboxed
@@ -134,9 +141,10 @@ def reveal_tokens(caller: Caller, domain: str, tokens: Sequence[str], reason: st
 
     Raises: DecryptionError where a token is not this tenant's.
     """
-    digest = caller.digest("\n".join(tokens))
-    with caller.permitted(Right.REVEAL, Action.PII_REVEALED, domain=domain, tokens=digest, reason=reason):
-        values = open_tokens(caller, _known_domain(domain), pl.Series("token", tokens, dtype=pl.String))
+    _check_reason(reason)
+    marks = {"domain": _known_domain(domain), "tokens": caller.digest("\n".join(tokens)), "reason": reason}
+    with caller.permitted(Right.REVEAL, Action.PII_REVEALED, **marks):
+        values = open_tokens(caller, domain, pl.Series("token", tokens, dtype=pl.String))
         caller.results["values"] = len(values)
         return values
 
@@ -150,8 +158,10 @@ def open_tokens(caller: Caller, domain: str, tokens: pl.Series) -> list[str | No
 
 def token(caller: Caller, value: str, domain: str) -> str:
     """Make the token of a value, as masking would. As privileged as a reveal: it can test guesses."""
-    with caller.permitted(Right.REVEAL, Action.TOKEN_MADE, domain=domain, value=caller.digest(value)):
-        declared = next(one for one in _all_fields() if one.domain == _known_domain(domain))
+    # Checked before it is written into the trail: whoever mixes up the two would leave the value there.
+    marks = {"domain": _known_domain(domain), "value": caller.digest(value)}
+    with caller.permitted(Right.REVEAL, Action.TOKEN_MADE, **marks):
+        declared = next(one for one in _all_fields() if one.domain == domain)
         canonical = canonicalise(pl.Series([value], dtype=pl.String), declared.format)
         if canonical[0] is None:
             raise UsageError(f"that is no value of the domain {domain}: expected {declared.format}")
@@ -169,6 +179,8 @@ def quarantine_entries(caller: Caller, source: str | None = None) -> list[Entry]
 
 def quarantine_content(caller: Caller, entry_id: str) -> tuple[str, bytes]:
     """Open one entry: its file's original name, and its bytes."""
+    if not _ENTRY_ID.fullmatch(entry_id):
+        raise UsageError("an entry's id is a UUID: `lockhouse quarantine list` shows them")
     with caller.permitted(Right.REVEAL, Action.QUARANTINE_SHOWN, entry=entry_id):
         return _store_of(caller, entry_id).content(entry_id)
 
@@ -201,7 +213,7 @@ def verify_audit(caller: Caller) -> Verdict:
 
 def canaries(caller: Caller) -> list[str]:
     """Give the tenant's canaries over all contracts."""
-    keys = caller.platform.keys(caller.tenant)
+    keys = caller.platform.keys(caller.known_tenant())
     return [value for contract in load_contracts().values() for value in canaries_of(keys, contract)]
 
 
@@ -218,6 +230,11 @@ def scan_leaks(
         return report
 
 
+def _check_reason(reason: str) -> None:
+    if not reason.strip():
+        raise UsageError("a reveal needs a --reason; it is written into the audit trail")
+
+
 def _domain_of(table: str, column: str) -> str:
     """Give the join domain of a token column; marts keep the names of the masked tables."""
     for source, contract in load_contracts().items():
@@ -229,7 +246,7 @@ def _domain_of(table: str, column: str) -> str:
         }
         if column in made and (table == f"masked.{source}" or table.startswith("curated.")):
             return made[column]
-    raise UsageError(f"{table} has no token column {column}: `lockhouse tables` shows them")
+    raise UsageError("that table has no such token column: `lockhouse tables` shows them")
 
 
 def _all_fields() -> Iterator[Field]:
@@ -239,7 +256,7 @@ def _all_fields() -> Iterator[Field]:
 def _known_domain(domain: str) -> str:
     known = sorted({one for contract in load_contracts().values() for one in contract.domains})
     if domain not in known:
-        raise UsageError(f"no join domain `{domain}`; there are: {', '.join(known)}")
+        raise UsageError(f"no such join domain; there are: {', '.join(known)}")
     return domain
 
 

@@ -51,6 +51,7 @@ def quarantine_show(home: Path | None, entry_id: str, output: Path | None, tenan
 
     name, content = quarantine_content(caller_of(home, tenant), entry_id)
     if output is not None:
+        output.touch(mode=0o600)
         output.write_bytes(content)
         note(f"Wrote {len(content):,} bytes in clear to {output}: guard that file.")
     if as_json:
@@ -76,6 +77,8 @@ def quarantine_retry(
     """Take entries again, after the contract or the producer was mended; what fits now leaves quarantine."""
     from lockhouse.retry import retry_entries
 
+    if bool(entry_ids) == everything:
+        raise click.UsageError("give ENTRY_IDS or --all")
     result = retry_entries(caller_of(home, tenant), source, None if everything else list(entry_ids))
     if as_json:
         show_json(result)

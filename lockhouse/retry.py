@@ -26,21 +26,22 @@ def retry_entries(caller: Caller, source: str, entry_ids: Sequence[str] | None) 
     from stores.contracts import load_contract
     from stores.quarantine import Quarantine
 
+    contract = load_contract(source)
     wanted = len(entry_ids) if entry_ids is not None else 0
     with caller.permitted(Right.CHANGE_QUARANTINE, Action.QUARANTINE_RETRIED, source=source, entries=wanted):
         platform = caller.platform
-        store = Quarantine(
-            caller.tenant, platform.tables, platform.intake.sealer(caller.tenant), load_contract(source)
-        )
+        store = Quarantine(caller.tenant, platform.tables, platform.intake.sealer(caller.tenant), contract)
         chosen = [one for one in store.entries() if entry_ids is None or one.id in entry_ids]
-        messages = [message for message in (_message(store, entry) for entry in chosen) if message]
+        messages = {entry.id: message for entry in chosen if (message := _message(store, entry))}
         if not messages:
             return {"retried": 0, "accepted": 0, "quarantined": 0}
-        batches = platform.landing.land(source, caller.tenant, f"retry-{uuid.uuid4()}", b"\n".join(messages))
+        name, content = f"retry-{uuid.uuid4()}", b"\n".join(messages.values())
+        batches = platform.landing.land(source, caller.tenant, name, content)
         materialise(platform, source, batches)
         counts = platform.ledger.counts([batch.id for batch in batches])
         caller.results.update(accepted=counts.accepted, quarantined=counts.quarantined)
-    drop_quarantine(caller, [entry.id for entry in chosen])
+    # What could not be taken again stays.
+    drop_quarantine(caller, list(messages))
     return {"retried": len(messages), "accepted": counts.accepted, "quarantined": counts.quarantined}
 
 

@@ -44,10 +44,17 @@ def init_command(home: Path | None, passphrase_file: Path | None, as_json: bool)
 def prepare_home(home: Path | None, passphrase_file: Path | None = None) -> tuple[Platform, bool]:
     """Make the home if there is none, with settings and Dagster's own; give it and whether it is new."""
     from orchestration.instance import write_instance
+    from stores.home import Home
+    from stores.keyring import LocalKeyring, read_passphrase
     from stores.settings import local_user, write_setting
 
     if passphrase_file is not None:
-        write_setting(load_home(home), "passphrase_file", str(passphrase_file.absolute()))
+        root = load_home(home)
+        passphrase = read_passphrase(passphrase_file)
+        if Home(root).keyring.exists():
+            # A file that does not open the keyring must not become the home's setting.
+            LocalKeyring(Home(root).keyring, passphrase)
+        write_setting(root, "passphrase_file", str(passphrase_file.absolute()))
     platform = platform_of(home)
     created = platform.create_home(local_user())
     write_instance(platform.home.dagster)

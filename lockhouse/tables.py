@@ -12,6 +12,7 @@ from lockhouse.main import caller_of, json_option, tenant_option
 from lockhouse.output import note, show_json, show_table
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
 # A terminal shows no more rows than this; files and pipes get all of them.
@@ -95,7 +96,9 @@ def _print(rows: pa.Table, form: str) -> None:
     elif form == "csv":
         frame = pl.DataFrame(rows)
         binary = [name for name, kind in frame.schema.items() if kind == pl.Binary]
-        click.echo(frame.with_columns(pl.col(binary).bin.encode("hex")).write_csv(), nl=False)
+        nested = [_as_json(frame[name]) for name, kind in frame.schema.items() if kind.is_nested()]
+        flat = frame.with_columns(pl.col(binary).bin.encode("hex"), *nested)
+        click.echo(flat.write_csv(), nl=False)
     else:
         cells = (
             tuple(_plain(value) for value in row.values()) for row in rows.slice(0, _SHOWN_ROWS).to_pylist()
@@ -103,6 +106,16 @@ def _print(rows: pa.Table, form: str) -> None:
         show_table(rows.column_names, cells)
         if rows.num_rows > _SHOWN_ROWS:
             note(f"only the first {_SHOWN_ROWS} rows are shown; --format csv gives all")
+
+
+def _as_json(values: pl.Series) -> pl.Series:
+    """Write lists and structures as JSON: a CSV cell holds text."""
+    import json
+
+    import polars as pl
+
+    texts = [None if one is None else json.dumps(one, default=str) for one in values.to_list()]
+    return pl.Series(values.name, texts, dtype=pl.String)
 
 
 def _plain(value: object) -> object:

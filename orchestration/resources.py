@@ -24,6 +24,7 @@ from stores.settings import Settings, load_settings
 from stores.tables import Tables
 from transforms.access import Role
 from transforms.audit import Action, Outcome
+from transforms.errors import UsageError
 
 
 def now() -> datetime:
@@ -42,6 +43,8 @@ class Platform:
     @cached_property
     def database(self) -> Database:
         """The application database; UsageError where the home is not made yet."""
+        if self.settings.database_url is None and not self.home.database.exists():
+            raise UsageError(f"no home at {self.home.root}: run `lockhouse init`, or give --home")
         database = Database.at(self.home.database, self.settings.database_url)
         database.require()
         return database
@@ -131,7 +134,8 @@ class Platform:
             generate_passphrase(self.home.passphrase)
         LocalKeyring.create(self.home.keyring, read_passphrase(self.passphrase_file))
         Database.at(self.home.database, self.settings.database_url).migrate()
-        if self.access.assign(principal, Role.OPERATOR):
+        # Whoever makes the home operates it; nobody becomes operator by making it again.
+        if self.access.is_unclaimed() and self.access.assign(principal, Role.OPERATOR):
             self.audit.record(DEFAULT_TENANT, principal, Action.ROLE_ASSIGNED, Outcome.DONE, role=Role.OPERATOR)
         self.add_tenant(DEFAULT_TENANT, principal)
         return is_new

@@ -36,6 +36,10 @@ class Access:
         held = {"principal": principal, "role": str(role), "tenant": tenant}
         return self._insert_once(ROLE_ASSIGNMENTS, {**held, "created_at": self._now()}, held)
 
+    def is_unclaimed(self) -> bool:
+        """Whether nobody holds a role yet, as in a home that is being made."""
+        return not self._database.rows(sa.select(ROLE_ASSIGNMENTS.c.role).limit(1))
+
     def roles(self, principal: str, tenant: str) -> list[str]:
         """Give the roles that a principal holds in a tenant."""
         query = sa.select(ROLE_ASSIGNMENTS.c.role).where(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,8 @@ class Quarantine:
             self._sealer.open_for_day(self._spec.key, f"content/{part}", content, day, record_id)
             for part, content in zip(rows["part"], rows["content"], strict=True)
         ]
-        return name.decode(), b"".join(parts)
+        # A file's name is bytes of any kind; what is no text is shown escaped.
+        return name.decode(errors="backslashreplace"), b"".join(parts)
 
     def drop(self, entry_ids: Sequence[str], commit: Commit) -> int:
         """Delete entries for good; gives how many rows went."""
@@ -113,7 +115,7 @@ class Quarantine:
         entry_id = str(numbered_event_ids(key, delivery, [fault.record])[0])
         record_id, day = uuid_bytes(entry_id), batch.received_at.date()
         content = _content(batch, fault)
-        name = batch.names[fault.file].encode()
+        name = os.fsencode(batch.names[fault.file])
         for part, at in enumerate(range(0, max(len(content), 1), PART_BYTES)):
             piece = content[at : at + PART_BYTES]
             sealed = self._sealer.seal_for_day(self._spec.key, f"content/{part}", piece, day, record_id)

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         "embedded", description="Where files, queue and secrets live: on this machine, or on AWS."
     )
     chunk_bytes: int = Field(
-        32 << 20,
+        16 << 20,
         ge=1 << 16,
         description="Plain bytes of a batch that are sealed, masked and committed at once.",
     )
@@ -107,9 +107,10 @@ def adopt_environment(settings: Settings) -> None:
 
 def local_user() -> str:
     """Give the operating system's name of the user; their number where it has no name."""
-    import getpass
+    import pwd
 
+    # Not `getpass.getuser`: it believes LOGNAME, and anybody can set that.
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         return f"uid-{os.getuid()}"

@@ -7,6 +7,7 @@ statements are run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 READABLE_ZONES = ("masked", "curated")
 _MEMORY_LIMIT = "2GB"
+_ALLOWED = "one reading statement is allowed: select, with, describe, show or explain"
+_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 
 
 class SqlSandbox:
@@ -80,9 +83,15 @@ class SqlSandbox:
             connection.execute(f"create schema {zone}")
         for name in names:
             zone, table = name.split(".", 1)
+            pinned = self._tables.files(self._tenant, name)
+            if not pinned:
+                # A mart may hold nothing that it may show; its columns are known all the same.
+                nothing = self._tables.schema(self._tenant, name).empty_table()
+                connection.from_arrow(nothing).create(f"{zone}.{quote_name(table)}")
+                continue
             selected = select_table(open_table(self._tables.path(self._tenant, name)), {})
             connection.execute(f"create view {zone}.{quote_name(table)} as {selected}")
-            files += self._tables.files(self._tenant, name)
+            files += pinned
         allowed = ", ".join(quote_text(file.removeprefix("file://")) for file in files)
         connection.execute(f"set allowed_paths = [{allowed}]")
         connection.execute("set enable_external_access = false")
@@ -94,4 +103,10 @@ class SqlSandbox:
         statements = connection.extract_statements(query)
         reading = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
         if len(statements) != 1 or statements[0].type not in reading:
-            raise UsageError("one reading statement is allowed: select, with, describe, show or explain")
+            raise UsageError(_ALLOWED)
+        if statements[0].type == duckdb.StatementType.EXPLAIN:
+            # `explain analyze` runs what it explains, and a `copy` could write over the tables' own files.
+            begin = _EXPLAIN.match(query)
+            explained = connection.extract_statements(query[begin.end() :]) if begin else []
+            if [one.type for one in explained] != [duckdb.StatementType.SELECT]:
+                raise UsageError(_ALLOWED)
