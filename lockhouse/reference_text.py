@@ -137,8 +137,9 @@ Each field stands on one side of it.
 | `synthetic` | a small pattern (literals, `\\d`, `{n}`, optional groups) for synthetic values |
 
 `logicalTypeOptions` has `format`, `pattern` and `maxLength` (256 characters without it). A pattern has to
-match the whole text. `slaProperties` with `property: retention` and unit `d` give the days that a table's
-rows are kept; they are read, and not yet enforced.
+match the whole text. `slaProperties` with `property: retention`, unit `d` and an `element` such as
+`raw.logins` give the days that a table's rows are kept, counted from their arrival; the nightly upkeep deletes
+older ones. Without it raw and quarantine are kept 30 days, masked 365.
 
 ## Allowed words
 

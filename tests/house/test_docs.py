@@ -158,7 +158,7 @@ def test_python_examples_parse(path):
 def commands_in(text):
     """What a document tells to type: lines of its shell blocks, and code that begins with our name."""
     lines = [line for block in blocks(text, "sh", "bash") for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`(lockhouse [^`\n]+)`", prose(text))
+    lines += re.findall(r"`(lockhouse (?!->)[^`\n]+)`", prose(text))
     for line in lines:
         yield from re.findall(r"\$\((lockhouse [^)]+)\)", line)
         for part in split_at_operators(line):
