@@ -99,7 +99,8 @@ def test_every_table_and_column_is_described():
 
 def test_every_error_right_and_action_is_described():
     errors, rights, actions = (reference(name) for name in ("errors.md", "rights.md", "audit-actions.md"))
-    tree = [read_errors()[name] for name in tree_of(read_errors(), "LockhouseError")]
+    known = read_errors()
+    tree = [known[name] for name in tree_of(known, "LockhouseError")]
     assert [one.name for one in tree if f"| `{one.name}` |" not in errors or not one.meaning] == []
     assert [right for right in Right if f"| `{right}` |" not in rights or not RIGHT_MEANINGS.get(right)] == []
     assert [role for role in Role if f" {role} |" not in rights] == []
