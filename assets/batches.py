@@ -20,7 +20,7 @@ from assets.partitions import hour_start
 from stores.intake import Intake
 from stores.ledger import Counts, Ledger
 from stores.tables import Commit, TableInfo, Tables
-from transforms.errors import LockhouseError
+from transforms.errors import LockhouseError, UnexpectedError
 from transforms.pii.contracts import Contract
 from transforms.tables import TableSpec, masked_table, quarantine_table, raw_table
 
@@ -50,10 +50,6 @@ def scrubbed() -> Iterator[None]:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         raise UnexpectedError(f"{type(error).__name__} at {where}") from None
-
-
-class UnexpectedError(LockhouseError):
-    """A library's error, reduced to its kind and place."""
 
 
 def seal_batches(

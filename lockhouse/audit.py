@@ -11,7 +11,7 @@ from lockhouse.main import FAILED, caller_of, json_option, tenant_option
 from lockhouse.output import note, show_json, show_table
 
 
-@click.group("audit")
+@click.group("audit", short_help="Who did what, and the proof that it is whole.")
 def audit_command() -> None:
     """Read and verify the audit trail: one hash chain a tenant, its heads signed."""
 

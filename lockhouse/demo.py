@@ -24,7 +24,7 @@ EVENTS = 20_000
 TENANT = "default"
 
 
-@click.command("demo")
+@click.command("demo", short_help="Synthetic data through everything.")
 @json_option
 @click.pass_obj
 def demo_command(home: Path | None, as_json: bool) -> None:
@@ -95,13 +95,11 @@ def _land(caller: Caller) -> list[Batch]:
 def _demo_time(platform: Platform) -> datetime:
     """Give the time of the home's first demo: a second one makes the very same files."""
     from orchestration.resources import now
-    from stores.settings import write_setting
 
-    kept = platform.settings.demo_at
-    if kept is None:
-        kept = now().isoformat(timespec="seconds")
-        write_setting(platform.home.root, "demo_at", kept)
-    return datetime.fromisoformat(kept)
+    path = platform.home.root / "demo-time"
+    if not path.exists():
+        path.write_text(now().isoformat(timespec="seconds"))
+    return datetime.fromisoformat(path.read_text())
 
 
 def _lines(until: datetime, seed: int, count: int) -> bytes:
@@ -162,10 +160,13 @@ def _with_canaries(record: dict[str, Any], personal: list[str], values: Iterator
 def _tell(result: dict[str, Any], home: Path | None) -> None:
     passed = sum(result["checks"].values())
     note(f"Lockhouse demo, in {result['seconds']} s. All state is in {result['home']}")
-    note(
-        f"{result['events']:,} synthetic records came in: {result['accepted']:,} accepted, "
-        f"{result['quarantined']:,} quarantined, {result['duplicates']:,} delivered before"
-    )
+    if result["accepted"]:
+        note(
+            f"{result['events']:,} synthetic records came in: {result['accepted']:,} accepted, "
+            f"{result['quarantined']:,} quarantined, {result['duplicates']:,} delivered twice"
+        )
+    else:
+        note(f"All {result['events']:,} synthetic records had come before: nothing changed")
     show_table(["table", "rows"], result["tables"].items(), right=["rows"])
     note(
         f"Checks: {passed} of {len(result['checks'])} passed"

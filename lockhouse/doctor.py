@@ -30,7 +30,7 @@ class Check:
     mend: str = ""
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="What is wrong here, and how to mend it.")
 @json_option
 @click.pass_obj
 def doctor_command(home: Path | None, as_json: bool) -> int:

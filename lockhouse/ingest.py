@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stores.ledger import Counts
 
 
-@click.command("ingest")
+@click.command("ingest", short_help="Take files into the lake now.")
 @click.argument("source")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @tenant_option
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def ingest_command(home: Path | None, source: str, paths: tuple[Path, ...], tenant: str, as_json: bool) -> int:
     """Take files of SOURCE into the lake. The originals are copied and stay; the copies are sealed and gone.
 
-    A file that was taken before changes nothing. Exit code 4: done, but something is in quarantine.
+    SOURCE is the name of a contract, such as logins; PATHS are files, or folders of files. A file that was
+    taken before changes nothing. Exit code 4: done, but something is in quarantine.
 
     \b
     Examples:
@@ -95,6 +96,8 @@ def _tell(result: dict[str, Any], tenant: str, seconds: float) -> None:
     if result["unknown"]:
         note(f"{result['unknown']:,} records brought undeclared fields; they are sealed with the record")
     where = "" if tenant == "default" else f" --tenant {tenant}"
+    if result["accepted"] and not result["tables"].get("curated.daily_logins", 1):
+        note("curated.daily_logins is empty: no group has enough people to be shown (setting k_threshold)")
     if result["quarantined"]:
         note(f"Why: lockhouse quarantine list{where}")
     note(f'Next: lockhouse sql "select * from masked.logins limit 5"{where}')  # noqa: S608 - a hint

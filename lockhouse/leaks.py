@@ -10,7 +10,7 @@ from lockhouse.main import FAILED, caller_of, json_option, tenant_option
 from lockhouse.output import note, show_json, show_table, stopwatch, working
 
 
-@click.group("leaks")
+@click.group("leaks", short_help="Look for personal data in clear.")
 def leaks_command() -> None:
     """Look for personal data in clear."""
 

@@ -79,6 +79,18 @@ class Caller:
         return self.tenant
 
 
+def add_tenant(caller: Caller, name: str) -> bool:
+    """Register a tenant and make its keys; give whether it is new."""
+    with caller.permitted(Right.OPERATE, Action.TENANT_ADDED, name=checked_tenant(name)):
+        return caller.platform.add_tenant(name, caller.principal)
+
+
+def list_tenants(caller: Caller) -> list[str]:
+    """Give the names of all tenants."""
+    with caller.permitted(Right.OPERATE, Action.TENANTS_LISTED):
+        return caller.platform.access.tenants()
+
+
 def list_tables(caller: Caller) -> list[dict[str, Any]]:
     """Describe every Delta table of the tenant, with the columns that are made of personal data."""
     with caller.permitted(Right.READ_TABLES, Action.TABLES_LISTED):
@@ -226,7 +238,7 @@ def scan_leaks(
     with caller.permitted(Right.OPERATE, Action.LEAKS_SCANNED, values=len(values)):
         home = caller.platform.home
         report = scan(home.root, values, exclude=default_exclusions(home), on_file=on_file)
-        caller.results.update(files=report.files, hits=len(report.hits))
+        caller.results.update(files=report.files, hits=len(report.hits), unreadable=len(report.unreadable))
         return report
 
 

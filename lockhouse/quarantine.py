@@ -11,7 +11,7 @@ from lockhouse.main import caller_of, json_option, tenant_option
 from lockhouse.output import note, show_json, show_table
 
 
-@click.group("quarantine")
+@click.group("quarantine", short_help="What was not accepted, and what to do with it.")
 def quarantine_command() -> None:
     """List what was not accepted, look into it, take it again, or drop it."""
 

@@ -10,7 +10,7 @@ from lockhouse.main import caller_of, json_option, tenant_option
 from lockhouse.output import note, show_json
 
 
-@click.command("reveal")
+@click.command("reveal", short_help="Open tokens: break glass, with a reason.")
 @click.option("--table", help="The table, such as masked.logins.")
 @click.option("--column", help="Its token column, such as ip_token.")
 @click.option("--where", default="", help="Which rows, as an SQL condition.")
@@ -57,7 +57,7 @@ def reveal_command(
         note(f"{len(values)} value(s) in clear; the reveal is in the audit trail")
 
 
-@click.command("token")
+@click.command("token", short_help="Make the token of a value.")
 @click.argument("value")
 @click.option("--domain", required=True, help="The join domain, such as ip, user or device.")
 @tenant_option

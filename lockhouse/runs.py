@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from transforms.errors import LockhouseError
+from transforms.errors import LockhouseError, RunFailedError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
     from orchestration.resources import Platform
     from stores.landing import Batch
-
-
-class RunFailedError(LockhouseError):
-    """A run did not get through; its steps and the error's kind are named, its text is not."""
 
 
 @dataclass
@@ -78,14 +74,27 @@ def _run_once(
 
 
 def _failure(result: ExecuteInProcessResult) -> str:
-    """Say which steps failed and with what kind of error: an error's text may hold a value."""
-    failed = [event for event in result.all_events if event.is_step_failure]
-    kinds = {event.step_key: _kind(event.step_failure_data.error) for event in failed}
-    listed = ", ".join(f"{step} ({kind})" for step, kind in kinds.items()) or "before its first step"
-    return f"run {result.run_id} failed in {listed}; its batches are kept and taken again with the next ingest"
+    """Say which steps failed and why: our own errors in full, of any other only the kind."""
+    failed = {
+        event.step_key: event.step_failure_data.error for event in result.all_events if event.is_step_failure
+    }
+    listed = "; ".join(f"{step}: {_reason(error)}" for step, error in failed.items())
+    return (
+        f"run {result.run_id} failed in {listed or 'its first moments'}; its batches are kept for the next run"
+    )
 
 
-def _kind(error: SerializableErrorInfo | None) -> str:
+def _reason(error: SerializableErrorInfo | None) -> str:
     while error is not None and error.cause is not None:
         error = error.cause
-    return (error.cls_name if error is not None else None) or "unknown"
+    if error is None:
+        return "for an unknown reason"
+    ours = {one.__name__ for one in _tree(LockhouseError)}
+    # Dagster writes `module.Kind: message`; our messages never hold a value, others may.
+    return error.message.strip().partition(": ")[2] if error.cls_name in ours else str(error.cls_name)
+
+
+def _tree(kind: type[Exception]) -> Iterator[type[Exception]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _tree(child)

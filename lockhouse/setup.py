@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lockhouse.main import json_option, platform_of
+from lockhouse.main import caller_of, json_option, platform_of
 from lockhouse.output import note, show_json, show_table
 
 if TYPE_CHECKING:
     from orchestration.resources import Platform
 
 
-@click.command("init")
+@click.command("init", short_help="Make the home: keys, databases, you as operator.")
 @click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -68,7 +68,7 @@ def load_home(home: Path | None) -> Path:
     return load_settings(home).home
 
 
-@click.group("tenant")
+@click.group("tenant", short_help="Add and list tenants.")
 def tenant_command() -> None:
     """Tenants: each has keys, tables and an audit trail of its own."""
 
@@ -79,12 +79,9 @@ def tenant_command() -> None:
 @click.pass_obj
 def tenant_add(home: Path | None, name: str, as_json: bool) -> None:
     """Register a tenant and make its keys."""
-    from stores.settings import local_user
-    from transforms.access import Right
+    from lockhouse.operations import add_tenant
 
-    platform = platform_of(home)
-    platform.access.authorise(local_user(), Right.OPERATE, name)
-    created = platform.add_tenant(name, local_user())
+    created = add_tenant(caller_of(home, "default"), name)
     if as_json:
         show_json({"tenant": name, "created": created})
     else:
@@ -97,7 +94,9 @@ def tenant_add(home: Path | None, name: str, as_json: bool) -> None:
 @click.pass_obj
 def tenant_list(home: Path | None, as_json: bool) -> None:
     """List the tenants."""
-    names = platform_of(home).access.tenants()
+    from lockhouse.operations import list_tenants
+
+    names = list_tenants(caller_of(home, "default"))
     if as_json:
         show_json({"tenants": names})
     else:

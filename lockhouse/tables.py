@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHOWN_ROWS = 1000
 
 
-@click.command("tables")
+@click.command("tables", short_help="What is in the lake.")
 @tenant_option
 @json_option
 @click.pass_obj
@@ -40,7 +40,7 @@ def tables_command(home: Path | None, tenant: str, as_json: bool) -> None:
     note("" if tables else "No table yet: lockhouse demo, or lockhouse ingest logins FILE")
 
 
-@click.command("sql")
+@click.command("sql", short_help="Ask the masked and curated tables.")
 @click.argument("query", required=False)
 @click.option(
     "--format",

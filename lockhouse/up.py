@@ -28,7 +28,7 @@ _STARTED_WITHIN_S = 120
 _STOPPED_WITHIN_S = 15
 
 
-@click.command("up")
+@click.command("up", short_help="Start the Dagster UI; take files as they land.")
 @click.option("--port", default=3000, show_default=True, help="The Dagster UI's port.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the UI listens; it knows no login.")
 @click.pass_obj

@@ -138,6 +138,8 @@ class Platform:
         if self.access.is_unclaimed() and self.access.assign(principal, Role.OPERATOR):
             self.audit.record(DEFAULT_TENANT, principal, Action.ROLE_ASSIGNED, Outcome.DONE, role=Role.OPERATOR)
         self.add_tenant(DEFAULT_TENANT, principal)
+        if is_new:
+            self.audit.record(DEFAULT_TENANT, principal, Action.HOME_CREATED, Outcome.DONE)
         return is_new
 
 

@@ -1,16 +1,12 @@
 """The dbt-duckdb plugin: Delta tables of one tenant as views, models as Delta tables.
 
 dbt finds `Plugin` by its name. A lake is laid out as `<lake_root>/<tenant>/<zone>/<table>`; the
-schema of a dbt relation is its zone. DuckDB's own delta extension is not used: a view reads the
-pinned list of files of one version, which is valid because our tables have neither deletion
-vectors nor mapped columns.
-
-Everything that touches deltalake goes through `open_table`, `pinned_files` and `replace_window`.
+schema of a dbt relation is its zone. What is written goes through `replace_window`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,25 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
 
+from stores.delta_views import open_table, select_nothing, select_table
 from transforms.errors import BusyError, TableError, UsageError
 
 if TYPE_CHECKING:
     from dbt.adapters.duckdb.credentials import DuckDBCredentials
     from dbt.adapters.duckdb.utils import TargetConfig
-    from deltalake import DeltaTable
     from duckdb import DuckDBPyConnection
     from pyarrow import RecordBatchReader
-
-# Delta's name of a primitive type -> DuckDB's, for partition columns: they are text in the path,
-# and DuckDB would guess (a tenant called 007 becomes a number, a boolean stays text).
-PARTITION_TYPES: Mapping[str, str] = {
-    "string": "varchar",
-    "date": "date",
-    "boolean": "boolean",
-    "timestamp": "timestamp with time zone",
-    "integer": "integer",
-    "long": "bigint",
-}
 
 
 @dataclass(frozen=True)
@@ -55,18 +40,6 @@ class Window:
 
 
 # -- the seam: the only calls to deltalake ------------------------------------------------------
-
-
-def open_table(path: Path) -> DeltaTable | None:
-    """Open the newest version; None where there is no table yet."""
-    from deltalake import DeltaTable
-
-    return DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
-
-
-def pinned_files(table: DeltaTable) -> list[str]:
-    """Return the files of the version that was opened; a later commit does not change the list."""
-    return table.file_uris()
 
 
 def replace_window(
@@ -122,58 +95,6 @@ def _commit(
         commit_properties=CommitProperties(custom_metadata=dict(metadata), max_commit_retries=100),
     )
     return (table or DeltaTable(path)).version()
-
-
-# -- SQL ----------------------------------------------------------------------------------------
-
-
-def quote_text(text: str) -> str:
-    """Write text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def quote_name(name: str) -> str:
-    """Write a column's name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def select_nothing(columns: Mapping[str, str]) -> str:
-    """Select no row of the declared columns (name -> DuckDB type)."""
-    casts = (f"cast(null as {type_}) as {quote_name(name)}" for name, type_ in columns.items())
-    return f"select {', '.join(casts)} where false"
-
-
-def select_files(files: Iterable[str], partition_types: Mapping[str, str]) -> str:
-    """Select all rows of Parquet files whose folders hold the partition values."""
-    listed = ", ".join(quote_text(file) for file in files)
-    options = "hive_partitioning = true, union_by_name = true"
-    if partition_types:
-        typed = ", ".join(f"{quote_text(name)}: {type_}" for name, type_ in partition_types.items())
-        options += f", hive_types = {{{typed}}}"
-    return f"select * from read_parquet([{listed}], {options})"  # noqa: S608 - every part is quoted
-
-
-def select_table(table: DeltaTable | None, columns: Mapping[str, str]) -> str:
-    """Select a table's rows; absent and empty tables, and columns no file has yet, as declared."""
-    files = pinned_files(table) if table is not None else []
-    if table is None or not files:
-        return select_nothing(columns)
-    selected = select_files(files, partition_types(table))
-    if not columns:
-        return selected
-    return f"{selected} union all by name {select_nothing(columns)}"
-
-
-def partition_types(table: DeltaTable) -> dict[str, str]:
-    """Return the DuckDB type of each partition column.
-
-    Raises: TableError for a column of a type that we never partition by.
-    """
-    names = set(table.metadata().partition_columns)
-    types = {field.name: str(getattr(field.type, "type", "")) for field in table.schema().fields}
-    for name in names - {name for name, type_ in types.items() if type_ in PARTITION_TYPES}:
-        raise TableError(f"partition column {name}: met type {types.get(name)}; known: {[*PARTITION_TYPES]}")
-    return {name: PARTITION_TYPES[types[name]] for name in sorted(names)}
 
 
 # -- the plugin ---------------------------------------------------------------------------------

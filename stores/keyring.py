@@ -95,7 +95,7 @@ class LocalKeyring:
             self._body = self._opened()
             found = self._tenant(tenant).get("roots", {}).get(str(epoch))
         if found is None:
-            raise KeyringError(f"tenant {tenant} has no root key of epoch {epoch}: `lockhouse keys status`")
+            raise KeyringError(f"tenant {tenant} has no root key of epoch {epoch}: it was destroyed")
         return bytes.fromhex(found)
 
     def epochs(self, tenant: str) -> tuple[int, ...]:

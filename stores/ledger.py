@@ -140,11 +140,6 @@ class Ledger:
             key = sa.and_(DELIVERIES.c.batch_id == batch_id, DELIVERIES.c.file == file)
             connection.execute(sa.update(DELIVERIES).where(key).values(rows=rows))
 
-    def forget_deliveries(self, batch_id: str) -> None:
-        """Let a batch's files count as new again: their content is to be taken once more."""
-        with self._database.begin() as connection:
-            connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.batch_id == batch_id))
-
     def _entry(self, batch: Batch) -> dict[str, Any]:
         return {
             "id": batch.id,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import (
@@ -34,15 +33,11 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, description="SQLAlchemy address of the application database; SQLite in the home without it."
     )
-    profile: Literal["embedded", "aws"] = Field(
-        "embedded", description="Where files, queue and secrets live: on this machine, or on AWS."
-    )
     chunk_bytes: int = Field(
         16 << 20,
         ge=1 << 16,
         description="Plain bytes of a batch that are sealed, masked and committed at once.",
     )
-    landing_interval_s: int = Field(2, ge=1, description="Seconds between two looks at the landing folder.")
     duplicate_window_days: int = Field(
         7, ge=1, description="Days of arrivals among which a named event is looked for again."
     )
@@ -51,10 +46,7 @@ class Settings(BaseSettings):
     )
     k_threshold: int = Field(10, ge=1, description="Fewest people in a published group of an aggregate.")
     session_gap_minutes: int = Field(30, ge=1, description="Longest pause inside one session of a person.")
-    demo_at: str | None = Field(
-        None, description="When the home's first demo ran; kept, so that a second repeats it."
-    )
-    aws_region: str = Field("eu-central-1", description="AWS region of the `aws` profile.")
+    aws_region: str = Field("eu-central-1", description="The AWS region of S3 and Secrets Manager.")
     aws_endpoint_url: str | None = Field(None, description="Another address for AWS, for tests.")
 
     @classmethod

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from stores.dbt_delta import open_table, quote_name, quote_text, select_table
+from stores.delta_views import open_table, quote_name, quote_text, select_table
 from stores.tables import Tables
 from transforms.errors import UsageError
 

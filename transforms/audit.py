@@ -22,8 +22,8 @@ class Action(StrEnum):
 
     HOME_CREATED = "home:keyring:created"
     TENANT_ADDED = "tenant:keys:created"
+    TENANTS_LISTED = "tenant:names:listed"
     ROLE_ASSIGNED = "access:role:assigned"
-    BATCH_SEALED = "batch:raw:sealed"
     QUARANTINE_LISTED = "quarantine:table:listed"
     QUARANTINE_SHOWN = "quarantine:entry:shown"
     QUARANTINE_RETRIED = "quarantine:entry:retried"

@@ -9,6 +9,11 @@
     ├── UsageError             Final      the request itself is wrong
     ├── TableError             Final      a table is absent or not what was expected
     ├── AuditError             Final      the audit chain does not hold
+    ├── UnreadableError        Final      a delivery's gzip or zstd is damaged
+    ├── BrokenStreamError      Final      a stream inside a scanned file is damaged
+    ├── UndecodedError         Final      a leak scan could not decode all of a file
+    ├── UnexpectedError        Retryable  a library's error in an asset, reduced to its kind and place
+    ├── RunFailedError         Retryable  a run did not get through; its batches are kept
     └── BusyError              Retryable  somebody else holds a lock or a commit was overtaken
 
 A message says what was met, what was expected and what to do. It names the column, the table or
@@ -73,6 +78,26 @@ class TableError(LockhouseError, Final):
 
 class AuditError(LockhouseError, Final):
     """The audit chain, or a checkpoint of it, does not hold."""
+
+
+class UnreadableError(LockhouseError, Final):
+    """The container (gzip or zstd) of a delivery is damaged; what came out before was good."""
+
+
+class BrokenStreamError(LockhouseError, Final):
+    """What is certainly a compressed stream ends early or is damaged."""
+
+
+class UndecodedError(LockhouseError, Final):
+    """Something in a scanned file could not be decoded, so that a clean result would not be honest."""
+
+
+class UnexpectedError(LockhouseError, Retryable):
+    """A library's error, reduced to its kind and place: its text may quote a value."""
+
+
+class RunFailedError(LockhouseError, Retryable):
+    """A run did not get through: which steps failed and why; its batches are kept."""
 
 
 class BusyError(LockhouseError, Retryable):

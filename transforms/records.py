@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 import msgspec
 import numpy as np
 
-from transforms.errors import LockhouseError
+from transforms.errors import UnreadableError
 
 if TYPE_CHECKING:
     from io import IOBase
@@ -54,10 +54,6 @@ class Piece:
     payloads: list[bytes]
     offsets: list[int]
     damage: Damage | None = None
-
-
-class UnreadableError(LockhouseError):
-    """The container (gzip or zstd) is damaged; what came out before was good."""
 
 
 class _Reader(Protocol):

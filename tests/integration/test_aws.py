@@ -14,7 +14,7 @@ def settings(monkeypatch, tmp_path):
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield Settings(home=tmp_path, profile="aws", aws_endpoint_url=f"http://{host}:{port}")
+    yield Settings(home=tmp_path, aws_endpoint_url=f"http://{host}:{port}")
     server.stop()
 
 

@@ -16,8 +16,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from stores import dbt_delta, dbt_runs
-from stores.dbt_delta import Window, replace_window, select_nothing
+from stores.dbt_delta import Window, replace_window
 from stores.dbt_runs import DbtOutcome, build
+from stores.delta_views import select_nothing
 from transforms.errors import BusyError, TableError, UsageError
 
 FIRST, SECOND = date(2026, 3, 1), date(2026, 3, 2)

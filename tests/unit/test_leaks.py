@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transforms.errors import UsageError
+from transforms.errors import UndecodedError, UsageError
 from transforms.pii.leak_streams import REACH_BYTES, WINDOW_BYTES, coded_streams, recognise, unescaped, windows
-from transforms.pii.leaks import Decoder, LeakMatcher, Limits, UndecodedError, decoded
+from transforms.pii.leaks import Decoder, LeakMatcher, Limits, decoded
 
 VALUES = [
     "Anna.Müller@example.org",

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pybase64
 from ahocorasick_rs import BytesAhoCorasick
 
+from transforms.errors import BrokenStreamError
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -98,10 +100,6 @@ def windows(file: BinaryIO, at: int = 0) -> Iterator[tuple[int, int, bytes]]:
 # --- Compressed streams
 
 
-class BrokenError(Exception):
-    """What is certainly a stream ends early or is damaged."""
-
-
 class _Chunked(io.RawIOBase):
     """A readable file over chunks of bytes."""
 
@@ -143,13 +141,13 @@ def _inflate_member(file: BinaryIO, piece: bytes, *, gzip: bool) -> Generator[by
             out = engine.decompress(piece, _INFLATE_BYTES)
         except zlib.error as error:
             if certain:
-                raise BrokenError("a damaged stream") from error
+                raise BrokenStreamError("a damaged stream") from error
             return b""
         if out:
             yield out
         elif not piece:
             if certain:
-                raise BrokenError("a stream that is cut short")
+                raise BrokenStreamError("a stream that is cut short")
             return b""
         if not engine.eof:
             certain = certain or len(piece) == _PROOF_BYTES
@@ -217,7 +215,7 @@ def _unzstd(file: BinaryIO) -> Iterator[bytes]:
             yield out
     except OSError as error:
         if frames.is_certain:
-            raise BrokenError("a stream that is cut short or damaged") from error
+            raise BrokenStreamError("a stream that is cut short or damaged") from error
 
 
 STREAMS: Mapping[str, Callable[[BinaryIO], Iterator[bytes]]] = {

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pybase64
 from ahocorasick_rs import BytesAhoCorasick
 
-from transforms.errors import Final, LockhouseError, UsageError
+from transforms.errors import BrokenStreamError, UndecodedError, UsageError
 from transforms.pii.leak_columns import (
     Column,
     Found,
@@ -40,7 +40,6 @@ from transforms.pii.leak_streams import (
     STREAMS,
     WINDOW_BYTES,
     ZSTD_MAGIC,
-    BrokenError,
     coded_streams,
     name_closed,
     reader_of,
@@ -56,10 +55,6 @@ MAX_CHARACTERS = 1024
 # in base64 text (a token column of 100 MB holds every 4-letter word in some mixture of cases).
 _ANY_CASE_FROM = 10
 _SLICE_BYTES = 1 << 20
-
-
-class UndecodedError(LockhouseError, Final):
-    """Something was met that could not be decoded, or a bound was reached: the rest was given before."""
 
 
 # --- Values and their forms
@@ -377,7 +372,7 @@ class Decoder:
                 if not self._spend(len(chunk), place):
                     return
                 yield chunk
-        except BrokenError as error:
+        except BrokenStreamError as error:
             if self._is_lenient:
                 self.cut_streams += 1
             else:
