@@ -20,12 +20,14 @@ from transforms.errors import TableError
 from transforms.tables import TableSpec
 
 if TYPE_CHECKING:
-    from deltalake import CommitProperties, DeltaTable, WriterProperties
+    from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, WriterProperties
 
 ZONES = ("raw", "quarantine", "masked", "curated", "vault")
 # How long a batch may be retried; after that its mark leaves the log (decision 20).
 _RETRY_WINDOW = "interval 45 days"
 _MAX_COMMIT_RETRIES = 100
+# The open day's files grow no further than this: rolling up costs the same however long the day.
+_ROLLED_UP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Tables:
     def __init__(self, lake: Path, locks: Path, rollup_commits: int = 50) -> None:
         """Remember the folders; `rollup_commits` is the number of small commits between roll-ups."""
         self._lake, self._locks, self._rollup = lake, locks, rollup_commits
+        # By folder and its number on disk: a table that was made anew is another one.
+        self._written: dict[tuple[Path, int], DeltaTable] = {}
 
     def path(self, tenant: str, key: str) -> Path:
         """Give the folder of a table by its key, such as `masked.logins`."""
@@ -101,6 +105,7 @@ class Tables:
                 mode="append",
                 writer_properties=_writer(spec),
                 commit_properties=_properties(commit),
+                post_commithook_properties=_upkeep(),
             )
             self._roll_up(table, spec)
             return Committed(table.version(), frame.height, is_new=True)
@@ -241,26 +246,55 @@ class Tables:
         return DeltaTable(str(self.path(tenant, key)))
 
     def _opened_for(self, tenant: str, spec: TableSpec) -> DeltaTable:
-        """Open the table that a specification describes; create it on first use."""
+        """Open the table that a specification describes; create it on first use.
+
+        To be called by who holds the table for writing: what was opened once is only brought up to date.
+        """
         from deltalake import DeltaTable
 
-        if self.exists(tenant, spec.key):
-            return DeltaTable(str(self.path(tenant, spec.key)))
         path = self.path(tenant, spec.key)
-        path.mkdir(parents=True, exist_ok=True)
-        return DeltaTable.create(
-            str(path),
-            spec.schema,
-            partition_by=list(spec.partition_by),
-            description=spec.description,
-            configuration=_configuration(spec),
-        )
+        if not self.exists(tenant, spec.key):
+            path.mkdir(parents=True, exist_ok=True)
+            DeltaTable.create(
+                str(path),
+                spec.schema,
+                partition_by=list(spec.partition_by),
+                description=spec.description,
+                configuration=_configuration(spec),
+            )
+        key = path, (path / "_delta_log").stat().st_ino
+        if key in self._written:
+            self._written[key].update_incremental()
+        else:
+            self._written[key] = DeltaTable(str(path))
+        _grow(self._written[key], spec)
+        return self._written[key]
 
     def _roll_up(self, table: DeltaTable, spec: TableSpec) -> None:
         """Merge the small files of an open day every so many commits, and shorten the log."""
         if table.version() % self._rollup == 0:
-            table.optimize.compact(writer_properties=_writer(spec))
+            table.optimize.compact(target_size=_ROLLED_UP_BYTES, writer_properties=_writer(spec))
             table.create_checkpoint()
+            table.cleanup_metadata()
+
+
+def _grow(table: DeltaTable, spec: TableSpec) -> None:
+    """Add the columns that a newer contract brings; older rows have none of them.
+
+    Raises: TableError where a column has another type than before: that needs a new table.
+    """
+    from deltalake import Field, Schema
+
+    wanted = {field.name: field for field in Schema.from_arrow(spec.schema).fields}
+    there = {field.name: field for field in table.schema().fields}
+    changed = [name for name in wanted.keys() & there.keys() if wanted[name].type != there[name].type]
+    if changed:
+        raise TableError(
+            f"{spec.key}: columns {sorted(changed)} have another type than the table's: rebuild it"
+        )
+    missing = [Field(name, wanted[name].type, nullable=True) for name in wanted if name not in there]
+    if missing:
+        table.alter.add_columns(missing)
 
 
 def _configuration(spec: TableSpec) -> dict[str, str | None]:
@@ -268,7 +302,9 @@ def _configuration(spec: TableSpec) -> dict[str, str | None]:
     return {
         "delta.dataSkippingStatsColumns": ",".join(spec.statistics),
         "delta.setTransactionRetentionDuration": _RETRY_WINDOW,
-        "delta.checkpointInterval": "50",
+        # Opening a table costs what was committed since the last checkpoint, and the log's length.
+        "delta.checkpointInterval": "10",
+        "delta.logRetentionDuration": "interval 2 days",
     }
 
 
@@ -304,6 +340,13 @@ def _writer(spec: TableSpec) -> WriterProperties:
         default_column_properties=silent,
         column_properties={**dict.fromkeys(spec.unique, plain), **dict.fromkeys(spec.statistics, ranged)},
     )
+
+
+def _upkeep() -> PostCommitHookProperties:
+    """Leave expired log files to the roll-up: looking for them at every commit costs as much as it."""
+    from deltalake import PostCommitHookProperties
+
+    return PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 
 def _properties(commit: Commit) -> CommitProperties:
