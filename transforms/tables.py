@@ -6,7 +6,7 @@ pages all read them. Pure: nothing here touches a table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pyarrow as pa
@@ -22,7 +22,8 @@ class Column:
 
     `pii` says what stands in it of a person: `token`, `hash`, `coarse`, `sealed`, `pseudonym`, or
     None for nothing. Only columns with None may appear in a table's statistics. `is_unique` says
-    that nearly every row has a value of its own: a dictionary of them would only cost.
+    that nearly every row has a value of its own: a dictionary of them would only cost. `of_contract`
+    says that the column comes and goes with the contract's fields, so that older rows may lack it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Column:
     nullable: bool = False
     in_statistics: bool = False
     is_unique: bool = False
+    of_contract: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,14 @@ class TableSpec:
 
     @property
     def schema(self) -> pa.Schema:
-        """The Arrow schema; no view types, which other readers of Delta refuse."""
-        return pa.schema([pa.field(one.name, one.type, nullable=one.nullable) for one in self.columns])
+        """The Arrow schema; no view types, which other readers of Delta refuse.
+
+        A contract's required field is checked before it is masked; in the table it may be null all the
+        same, since rows from before the field was declared have none.
+        """
+        return pa.schema(
+            [pa.field(one.name, one.type, nullable=one.nullable or one.of_contract) for one in self.columns]
+        )
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -163,7 +171,11 @@ def masked_table(contract: Contract) -> TableSpec:
                 "Whether `occurred_at` lies more than 30 days before or 1 hour after the arrival.",
             ),
             *_BATCH,
-            *(one for declared in contract.fields for one in _masked_columns(contract, declared)),
+            *(
+                replace(one, of_contract=True)
+                for declared in contract.fields
+                for one in _masked_columns(contract, declared)
+            ),
             _column(
                 "unknown_count", pa.int32(), "1 where undeclared fields came along, else 0.", in_statistics=True
             ),
@@ -186,6 +198,7 @@ _OUTPUT_KINDS = {
     "truncate": "coarse",
     "generalise": "coarse",
     "seal": "sealed",
+    "redact": "redacted",
 }
 _COARSE_NOTES = {
     "net24": "as its /24 network; null for IPv6",
