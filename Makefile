@@ -17,7 +17,9 @@ help:  ## say what each target does
 	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-dbt_project/target/manifest.json: .venv/ready $(shell find dbt_project -name '*.sql' -o -name '*.yml' | grep -v /target/)
+# A contract's change reaches dbt's sources and the reference pages first, then the manifest.
+dbt_project/target/manifest.json: .venv/ready $(wildcard contracts/*.yaml) $(shell find dbt_project -name '*.sql' -o -name '*.yml' | grep -v /target/)
+	@$(BIN)/python -m lockhouse.reference
 	@$(BIN)/python -m stores.dbt_lineage
 	@touch $@
 

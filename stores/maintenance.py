@@ -12,7 +12,7 @@ from stores.keyring import KeyProvider
 from stores.keys import TenantKeys
 from stores.seen import SeenEvents
 from stores.subjects import SubjectKeys
-from stores.tables import Tables
+from stores.tables import Tables, writer_properties
 from transforms.pii.contracts import Contract
 from transforms.tables import TableSpec, masked_table, quarantine_table, raw_table
 
@@ -64,7 +64,7 @@ class Maintenance:
             expired = _expire(table, oldest)
             days = _crowded_days(table, today)
             for day in days:
-                _put_in_order(table, day, subject)
+                _put_in_order(table, spec, day, subject)
         removed = self._tables.vacuum(tenant, spec.key)
         return Upkeep(f"{tenant}/{spec.key}", len(days), expired, removed)
 
@@ -104,13 +104,13 @@ def _crowded_days(table: DeltaTable, today: date) -> list[date]:
     return sorted(day for day, count in files.items() if recent <= day < today and count > MOST_FILES_A_DAY)
 
 
-def _put_in_order(table: DeltaTable, day: date, subject: str | None) -> None:
+def _put_in_order(table: DeltaTable, spec: TableSpec, day: date, subject: str | None) -> None:
     """Merge a day's files; sorted by subject, a later erasure rewrites few of them."""
     wanted = [("received_date", "=", day.isoformat())]
     if subject is None:
-        table.optimize.compact(partition_filters=wanted)
+        table.optimize.compact(partition_filters=wanted, writer_properties=writer_properties(spec))
     else:
-        table.optimize.z_order([subject], partition_filters=wanted)
+        table.optimize.z_order([subject], partition_filters=wanted, writer_properties=writer_properties(spec))
 
 
 def _days(table: DeltaTable) -> Iterable[date]:

@@ -101,9 +101,9 @@ class Tables:
                 return Committed(table.version(), frame.height, is_new=False)
             write_deltalake(
                 table,
-                _fitting(spec, frame),
+                _fitting(table, spec, frame),
                 mode="append",
-                writer_properties=_writer(spec),
+                writer_properties=writer_properties(spec),
                 commit_properties=_properties(commit),
                 post_commithook_properties=_upkeep(),
             )
@@ -128,10 +128,10 @@ class Tables:
                 with _wordless(spec.key):
                     write_deltalake(
                         table,
-                        _fitting(spec, frame),
+                        _fitting(table, spec, frame),
                         mode="overwrite",
                         predicate=predicate,
-                        writer_properties=_writer(spec),
+                        writer_properties=writer_properties(spec),
                         commit_properties=_properties(commit),
                     )
             return Committed(table.version(), frame.height, is_new=True)
@@ -150,7 +150,7 @@ class Tables:
                     # With False the smallest and largest id would land in the log.
                     streamed_exec=True,
                     commit_properties=_properties(commit),
-                    writer_properties=_writer(spec),
+                    writer_properties=writer_properties(spec),
                 )
                 .when_matched_delete()
                 .execute()
@@ -273,7 +273,7 @@ class Tables:
     def _roll_up(self, table: DeltaTable, spec: TableSpec) -> None:
         """Merge the small files of an open day every so many commits, and shorten the log."""
         if table.version() % self._rollup == 0:
-            table.optimize.compact(target_size=_ROLLED_UP_BYTES, writer_properties=_writer(spec))
+            table.optimize.compact(target_size=_ROLLED_UP_BYTES, writer_properties=writer_properties(spec))
             table.create_checkpoint()
             table.cleanup_metadata()
 
@@ -308,12 +308,17 @@ def _configuration(spec: TableSpec) -> dict[str, str | None]:
     }
 
 
-def _fitting(spec: TableSpec, frame: pl.DataFrame) -> pa.Table:
+def _fitting(table: DeltaTable, spec: TableSpec, frame: pl.DataFrame) -> pa.Table:
+    """Give rows as the table takes them; a column that the contract has no more is null."""
     try:
-        return spec.conform(frame)
+        rows = spec.conform(frame)
     except (pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
         # The library's own text may hold a value.
         raise TableError(f"rows do not fit {spec.key}: {type(error).__name__}") from None
+    for gone in pa.schema(table.schema()):  # type: ignore[arg-type]
+        if gone.name not in rows.schema.names:
+            rows = rows.append_column(gone, pa.nulls(rows.num_rows, gone.type))
+    return rows
 
 
 @contextmanager
@@ -327,7 +332,8 @@ def _wordless(key: str) -> Iterator[None]:
         raise TableError(f"{key} was not written: {type(error).__name__}") from None
 
 
-def _writer(spec: TableSpec) -> WriterProperties:
+def writer_properties(spec: TableSpec) -> WriterProperties:
+    """Give how a table's files are written, whoever writes them."""
     from deltalake import ColumnProperties, WriterProperties
 
     silent = ColumnProperties(statistics_enabled="NONE")

@@ -82,11 +82,14 @@ class TableSpec:
     def conform(self, frame: pl.DataFrame) -> pa.Table:
         """Give a frame's rows in the table's column order and types.
 
-        Raises: pyarrow.ArrowInvalid where a column does not fit; the message names types only.
+        Raises: pyarrow.ArrowInvalid where a column does not fit, ValueError where one has a null that it
+        may not have; the message names the column only.
         """
         ordered = frame.select([one.name for one in self.columns])
-        arrow = ordered.to_arrow(compat_level=pl.CompatLevel.oldest())
-        return arrow.cast(self.schema)
+        lacking = [one.name for one in self.columns if not one.nullable and ordered[one.name].null_count()]
+        if lacking:
+            raise ValueError(f"columns {lacking} have nulls")
+        return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self.schema)
 
 
 def _column(
