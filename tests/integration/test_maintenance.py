@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -19,9 +20,9 @@ SPEC = raw_table(CONTRACT)
 TODAY = dt.date(2026, 11, 21)
 
 
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
-    platform = Platform(load_settings(tmp_path_factory.mktemp("kept") / "home"))
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    platform = Platform(load_settings(tmp_path / "home"))
     platform.create_home("tester")
     for number in range(12):
         append(platform, TODAY - dt.timedelta(days=1), number)
