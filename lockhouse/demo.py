@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lockhouse.main import caller_of, json_option
-from lockhouse.output import note, show_json, show_table, stopwatch, working
+from lockhouse.output import note, program, show_json, show_table, stopwatch, working
 
 if TYPE_CHECKING:
     from lockhouse.operations import Caller
@@ -177,7 +177,7 @@ def _tell(result: dict[str, Any], home: Path | None) -> None:
         f"{result['canaries']:,} canaries were planted; {result['files_scanned']} files were decoded "
         f"outside landing and keys: {result['leaks']} readable"
     )
-    prefix = f"lockhouse --home {home}" if home else "lockhouse"
+    prefix = f"{program()} --home {home}" if home else program()
     note("Next:")
     note(f'  {prefix} sql "select device_type, sum(logins) as logins from curated.daily_logins group by all"')  # noqa: S608
     note(f"  {prefix} up")

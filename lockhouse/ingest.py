@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lockhouse.main import QUARANTINED, json_option, tenant_option
-from lockhouse.output import note, show_json, stopwatch, working
+from lockhouse.output import note, program, show_json, stopwatch, working
 
 if TYPE_CHECKING:
     from orchestration.resources import Platform
@@ -99,5 +99,5 @@ def _tell(result: dict[str, Any], tenant: str, seconds: float) -> None:
     if result["accepted"] and not result["tables"].get("curated.daily_logins", 1):
         note("curated.daily_logins is empty: no group has enough people to be shown (setting k_threshold)")
     if result["quarantined"]:
-        note(f"Why: lockhouse quarantine list{where}")
-    note(f'Next: lockhouse sql "select * from masked.logins limit 5"{where}')  # noqa: S608 - a hint
+        note(f"Why: {program()} quarantine list{where}")
+    note(f'Next: {program()} sql "select * from masked.logins limit 5"{where}')  # noqa: S608 - a hint

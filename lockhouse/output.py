@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -42,6 +45,18 @@ def _shown(cell: object) -> str:
     from rich.markup import escape
 
     return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else escape(str(cell))
+
+
+def program() -> str:
+    """Give the words that call this command line here: `lockhouse` where the shell finds it, else its path.
+
+    What is suggested can then be copied and run, from a fresh clone as well.
+    """
+    if shutil.which("lockhouse"):
+        return "lockhouse"
+    script = Path(sys.argv[0]).absolute()
+    here = Path.cwd()
+    return str(script.relative_to(here)) if script.is_relative_to(here) else str(script)
 
 
 @contextmanager

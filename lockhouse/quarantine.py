@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from lockhouse.main import caller_of, json_option, tenant_option
-from lockhouse.output import note, show_json, show_table
+from lockhouse.output import note, program, show_json, show_table
 
 
 @click.group("quarantine", short_help="What was not accepted, and what to do with it.")
@@ -34,7 +34,7 @@ def quarantine_list(home: Path | None, source: str | None, tenant: str, as_json:
         for one in entries
     ]
     show_table(["id", "source", "received", "record", "bytes", "reason"], rows, right=["record", "bytes"])
-    note("Next: lockhouse quarantine show ID" if entries else "Nothing is in quarantine.")
+    note(f"Next: {program()} quarantine show ID" if entries else "Nothing is in quarantine.")
 
 
 @quarantine_command.command("show")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lockhouse.main import caller_of, json_option, platform_of
-from lockhouse.output import note, show_json, show_table
+from lockhouse.output import note, program, show_json, show_table
 
 if TYPE_CHECKING:
     from orchestration.resources import Platform
@@ -38,7 +38,7 @@ def init_command(home: Path | None, passphrase_file: Path | None, as_json: bool)
     if created and platform.settings.passphrase_file is None:
         note(f"The keyring opens with the generated passphrase in {platform.home.passphrase}")
         note("Keep a copy elsewhere: without it, nothing sealed can ever be opened.")
-    note("Next: lockhouse demo")
+    note(f"Next: {program()} demo")
 
 
 def prepare_home(home: Path | None, passphrase_file: Path | None = None) -> tuple[Platform, bool]:
@@ -86,7 +86,7 @@ def tenant_add(home: Path | None, name: str, as_json: bool) -> None:
         show_json({"tenant": name, "created": created})
     else:
         note(f"{'Added' if created else 'Found'} the tenant {name}")
-        note(f"Next: lockhouse ingest logins FILE --tenant {name}")
+        note(f"Next: {program()} ingest logins FILE --tenant {name}")
 
 
 @tenant_command.command("list")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lockhouse.main import caller_of, json_option, tenant_option
-from lockhouse.output import note, show_json, show_table
+from lockhouse.output import note, program, show_json, show_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,7 +37,8 @@ def tables_command(home: Path | None, tenant: str, as_json: bool) -> None:
         for one in tables
     ]
     show_table(columns, rows, right=columns[1:5])
-    note("" if tables else "No table yet: lockhouse demo, or lockhouse ingest logins FILE")
+    if not tables:
+        note(f"No table yet: {program()} demo, or {program()} ingest logins FILE")
 
 
 @click.command("sql", short_help="Ask the masked and curated tables.")

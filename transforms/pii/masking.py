@@ -38,9 +38,7 @@ def mask_records(frame: pl.DataFrame, contract: Contract, keys: Mapping[str, Siv
     return pl.DataFrame([*columns, unknown.alias("unknown_count")])
 
 
-def _masked(
-    values: pl.Series, declared: Field, output: Output, keys: Mapping[str, SivKey]
-) -> list[pl.Series]:
+def _masked(values: pl.Series, declared: Field, output: Output, keys: Mapping[str, SivKey]) -> list[pl.Series]:
     name = output.column(declared.name)
     match output.strategy:
         case "keep":
