@@ -40,11 +40,13 @@ class Batches(dg.Config):
 def scrubbed() -> Iterator[None]:
     """Keep the text of a library's error out of Dagster's storage: it may quote a value.
 
-    Our own errors never do, and pass as they are.
+    Our own errors never do, and pass without what caused them.
     """
     try:
         yield
-    except (LockhouseError, dg.DagsterError, GeneratorExit):
+    except LockhouseError as error:
+        raise error from None
+    except (dg.DagsterError, GeneratorExit):
         raise
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]

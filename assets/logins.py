@@ -84,8 +84,8 @@ def masked_logins(
         made = mask_batches(intake, tables, CONTRACT, config.batches, context.run.run_id, hour)
         rows = masked_rows(tables, ledger, CONTRACT, config.batches, hour)
         readable = check_readable(intake, CONTRACT, rows)
-    yield dg.MaterializeResult(
-        asset_key=["masked", "logins"], metadata=masked_result(tables, CONTRACT, made, rows)
-    )
-    yield readable
-    yield check_nothing_lost(CONTRACT, counts_in(ledger, config.batches, made), rows.height)
+        yield dg.MaterializeResult(
+            asset_key=["masked", "logins"], metadata=masked_result(tables, CONTRACT, made, rows)
+        )
+        yield readable
+        yield check_nothing_lost(CONTRACT, counts_in(ledger, config.batches, made), rows.height)

@@ -22,7 +22,7 @@ def _store(name: str) -> dg.ResourceDefinition:
     return dg.ResourceDefinition(lambda _context: getattr(platform(), name))
 
 
-STORES = ("intake", "tables", "ledger", "landing", "marts", "audit", "maintenance")
+STORES = ("intake", "tables", "ledger", "landing", "marts", "audit", "access", "maintenance")
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets, include_specs=True),

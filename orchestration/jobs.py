@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from assets.batches import scrubbed
 from stores.contracts import load_contracts
 from stores.maintenance import Maintenance
 
@@ -27,11 +28,12 @@ def batches_config(source: str, batches: list[str]) -> dict[str, object]:
 @dg.op(description="Orders closed days, deletes what is past its retention, removes debris of crashed writes.")
 def keep_up(context: dg.OpExecutionContext, maintenance: dg.ResourceParam[Maintenance]) -> None:
     """Do the upkeep of every source."""
-    for contract in load_contracts().values():
-        for done in maintenance.keep_up(contract, datetime.now(UTC).date()):
-            context.log.info(
-                "%s: %d days ordered, %d files removed", done.table, done.days_ordered, done.files_removed
-            )
+    with scrubbed():
+        for contract in load_contracts().values():
+            for done in maintenance.keep_up(contract, datetime.now(UTC).date()):
+                context.log.info(
+                    "%s: %d days ordered, %d files removed", done.table, done.days_ordered, done.files_removed
+                )
 
 
 @dg.job(description="The lake's nightly upkeep.")

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from assets.batches import scrubbed
 from assets.partitions import hour_key
 from orchestration.jobs import INGEST_LOGINS, batches_config
+from stores.access import Access
 from stores.audit import AuditTrail
 from stores.landing import Batch, Landing
 from transforms.audit import Action, Outcome
@@ -24,12 +26,17 @@ _PATIENCE = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=20), 
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Claims files that landed, and asks for one run for all batches of an hour.",
 )
-def landing_logins(context: dg.SensorEvaluationContext, landing: dg.ResourceParam[Landing]) -> dg.SensorResult:
+def landing_logins(
+    context: dg.SensorEvaluationContext,
+    landing: dg.ResourceParam[Landing],
+    access: dg.ResourceParam[Access],
+) -> dg.SensorResult:
     """Turn landed login files into runs; the cursor holds batch ids and nothing else."""
-    landing.recover()
-    for (source, tenant), paths in landing.settled(["logins"]).items():
-        landing.claim(source, tenant, paths)
-    batches = landing.open_batches("logins")
+    # An error of the file system names the file.
+    with scrubbed():
+        landing.recover()
+        _claim(landing, set(access.tenants()))
+        batches = landing.open_batches("logins")
     asked = json.loads(context.cursor or "{}")
     due = _due(batches, asked, _running(context.instance), datetime.now(UTC))
     return dg.SensorResult(
@@ -37,6 +44,13 @@ def landing_logins(context: dg.SensorEvaluationContext, landing: dg.ResourcePara
         cursor=json.dumps(_remember(batches, asked, due, datetime.now(UTC))),
         skip_reason=None if due else dg.SkipReason(f"{len(batches)} batches under way, nothing new"),
     )
+
+
+def _claim(landing: Landing, tenants: set[str]) -> None:
+    """Claim the files of registered tenants; one without keys would fail the run of all the others."""
+    for (source, tenant), paths in landing.settled(["logins"]).items():
+        if tenant in tenants:
+            landing.claim(source, tenant, paths)
 
 
 def _running(instance: dg.DagsterInstance) -> set[str]:

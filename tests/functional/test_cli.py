@@ -346,7 +346,7 @@ def test_a_run_that_fails_names_its_step_and_keeps_the_batch(
         patch.setattr("dagster.RetryPolicy.calculate_delay", lambda *_: 0)
         called = call("ingest", "logins", path, home=copied_home.home)
     assert called.code == FAILED
-    assert "failed in masked_logins (" in called.err
+    assert "failed in masked_logins: ValueError at " in called.err
     assert "alice" not in called.err + called.out
     done = call("ingest", "logins", copied_home.file, "--json", home=copied_home.home)
     assert done.json["resumed"] == 1

@@ -76,7 +76,8 @@ def log_of(tables: Tables, spec: TableSpec = MASKED) -> list[dict[str, Any]]:
 
 
 def data_files(tables: Tables, spec: TableSpec = MASKED) -> set[Path]:
-    return set(tables.path("default", spec.key).rglob("*.parquet"))
+    files = tables.path("default", spec.key).rglob("*.parquet")
+    return {file for file in files if "_delta_log" not in file.parts}
 
 
 # --- Appending
