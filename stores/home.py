@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,3 +96,12 @@ def checked_tenant(tenant: str) -> str:
     if not TENANT.match(tenant):
         raise UsageError(f"a tenant's name is lower-case letters, digits and dashes ({TENANT.pattern})")
     return tenant
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

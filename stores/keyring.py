@@ -16,6 +16,7 @@ import stat
 from pathlib import Path
 from typing import Any, Protocol
 
+from stores.home import sync
 from stores.locks import exclusive
 from transforms.errors import DecryptionError, KeyringError
 from transforms.pii.ciphers import gcm_decrypt, gcm_encrypt, generate_signing_key, stretch_passphrase
@@ -205,15 +206,7 @@ def _write(path: Path, header: dict[str, Any], body: dict[str, Any], wrapping_ke
         file.write(text)
         os.fsync(file.fileno())
     draft.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 def _stretched(header: dict[str, Any], passphrase: bytes) -> bytes:

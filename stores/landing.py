@@ -21,7 +21,7 @@ from typing import Literal
 
 import uuid_utils
 
-from stores.home import TENANT, Home
+from stores.home import TENANT, Home, sync
 from stores.locks import exclusive
 from transforms.errors import BusyError, UsageError
 
@@ -157,13 +157,13 @@ class Landing:
         with exclusive(part / ".filling"):
             _write_manifest(batch)
             bring(part)
-            _sync(part)
+            sync(part)
             return self._finish(batch)
 
     def _finish(self, batch: Batch) -> Batch:
         final = self._batches / batch.id
         batch.folder.rename(final)
-        _sync(self._batches)
+        sync(self._batches)
         return replace(batch, folder=final)
 
     def _recovered(self, part: Path) -> int:
@@ -220,7 +220,7 @@ def _write_manifest(batch: Batch) -> None:
     manifest["received_at"] = batch.received_at.isoformat()
     path = batch.folder / "manifest.json"
     path.write_text(json.dumps(manifest))
-    _sync(path)
+    sync(path)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -228,11 +228,3 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(reader, writer, 4 << 20)
         writer.flush()
         os.fsync(writer.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
