@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
+from stores.delta_files import append_rows
 from stores.locks import exclusive, shared
 from transforms.errors import TableError
 from transforms.tables import TableSpec
@@ -94,20 +95,12 @@ class Tables:
 
         Raises: TableError where the rows do not fit the table.
         """
-        from deltalake import write_deltalake
-
         with self._writing(tenant, spec.key):
             table = self._opened_for(tenant, spec)
             if table.transaction_version(commit.id) is not None:
                 return Committed(table.version(), frame.height, is_new=False)
-            write_deltalake(
-                table,
-                _fitting(table, spec, frame),
-                mode="append",
-                writer_properties=writer_properties(spec),
-                commit_properties=_properties(commit),
-                post_commithook_properties=_upkeep(),
-            )
+            rows = _fitting(table, spec, frame)
+            append_rows(table, self.path(tenant, spec.key), spec, rows, _properties(commit), _upkeep())
             self._roll_up(table, spec)
             return Committed(table.version(), frame.height, is_new=True)
 
