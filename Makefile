@@ -21,7 +21,6 @@ help:  ## say what each target does
 dbt_project/target/manifest.json: .venv/ready $(wildcard contracts/*.yaml) $(shell find dbt_project -name '*.sql' -o -name '*.yml' | grep -v /target/)
 	@$(BIN)/python -m lockhouse.reference
 	@$(BIN)/python -m stores.dbt_lineage
-	@touch $@
 
 setup: .venv/ready dbt_project/target/manifest.json  ## the environment only
 

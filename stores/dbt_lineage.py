@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stores.dbt_runs import MANIFEST, compile_models, manifest_file
+from stores.dbt_runs import MANIFEST, compile_models, manifest_file, parse_manifest
 
 LINEAGE = MANIFEST.with_name("lineage.json")
 
@@ -70,4 +70,5 @@ def _of_column(
 
 
 if __name__ == "__main__":
-    load_lineage()
+    parse_manifest()
+    write_lineage()
