@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,7 +26,12 @@ from transforms.tables import TableSpec
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
-    from deltalake.transaction import AddAction
+    from deltalake.transaction import AddAction, RemoveAction
+
+# What an append leaves is merged if it is smaller than this, into files of at most that; both bound
+# the memory that it takes.
+_SMALL_BYTES = 16 << 20
+_MERGED_BYTES = 64 << 20
 
 
 def append_rows(
@@ -37,15 +43,67 @@ def append_rows(
     upkeep: PostCommitHookProperties,
 ) -> None:
     """Write rows, a file for each partition, and commit them together. The rows fit the table."""
-    actions = [_written(folder, spec, part, values) for values, part in _partitions(rows, spec.partition_by)]
+    actions = [
+        _written(folder, spec, part, _partition_texts(values), adds_rows=True)
+        for values, part in _partitions(rows, spec.partition_by)
+    ]
+    _commit(table, spec, actions, properties, upkeep)
+
+
+def merge_files(
+    table: DeltaTable,
+    folder: Path,
+    spec: TableSpec,
+    merged_at_ms: int,
+    properties: CommitProperties,
+    upkeep: PostCommitHookProperties,
+) -> None:
+    """Merge the small files that appends left, in each partition; what was merged once stays as it is.
+
+    So the cost is that of the rows since the last time, however many there were before.
+    """
+    files = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
+    small = files.filter(pl.col("path").str.contains("/part-[^/]*$") & (pl.col("size_bytes") < _SMALL_BYTES))
+    keys = [f"partition.{name}" for name in spec.partition_by]
+    actions: list[AddAction | RemoveAction] = []
+    for values, part in small.group_by(keys, maintain_order=True):
+        chosen = part.filter(pl.col("size_bytes").cum_sum() <= _MERGED_BYTES)
+        if chosen.height > 1:
+            texts = _partition_texts(dict(zip(spec.partition_by, values, strict=True)))
+            actions += _merged(folder, spec, chosen, texts, merged_at_ms)
+    if actions:
+        _commit(table, spec, actions, properties, upkeep)
+
+
+def _merged(
+    folder: Path, spec: TableSpec, files: pl.DataFrame, texts: dict[str, str], merged_at_ms: int
+) -> Iterator[AddAction | RemoveAction]:
+    from deltalake.transaction import RemoveAction
+
+    tables = [pq.ParquetFile(folder / unquote(path)).read() for path in files["path"]]
+    # Files from before a column was declared lack it.
+    rows = pa.concat_tables(tables, promote_options="permissive")
+    yield _written(folder, spec, rows, texts, adds_rows=False)
+    for path, size in files.select("path", "size_bytes").iter_rows():
+        yield RemoveAction(path, False, merged_at_ms, size, dict(texts))
+
+
+def _commit(
+    table: DeltaTable,
+    spec: TableSpec,
+    actions: Sequence[AddAction | RemoveAction],
+    properties: CommitProperties,
+    upkeep: PostCommitHookProperties,
+) -> None:
     table.create_write_transaction(
-        actions,  # type: ignore[arg-type]
+        list(actions),
         mode="append",
         schema=table.schema(),
         partition_by=list(spec.partition_by),
         commit_properties=properties,
         post_commithook_properties=upkeep,
     )
+    table.update_incremental()
 
 
 def _partitions(rows: pa.Table, names: tuple[str, ...]) -> Iterator[tuple[Mapping[str, Any], pa.Table]]:
@@ -57,12 +115,13 @@ def _partitions(rows: pa.Table, names: tuple[str, ...]) -> Iterator[tuple[Mappin
         yield values, files if len(keys) == 1 else files.filter(reduce(pc.and_, chosen))
 
 
-def _written(folder: Path, spec: TableSpec, rows: pa.Table, values: Mapping[str, Any]) -> AddAction:
+def _written(
+    folder: Path, spec: TableSpec, rows: pa.Table, texts: Mapping[str, str], *, adds_rows: bool
+) -> AddAction:
     from deltalake.transaction import AddAction
 
-    texts = {name: _partition_text(value) for name, value in values.items()}
     place = "/".join(f"{name}={quote(text, safe=' ')}" for name, text in texts.items())
-    path = folder / place / f"part-{uuid.uuid4()}.parquet"
+    path = folder / place / f"{'part' if adds_rows else 'merged'}-{uuid.uuid4()}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
         rows,
@@ -77,11 +136,15 @@ def _written(folder: Path, spec: TableSpec, rows: pa.Table, values: Mapping[str,
     found = path.stat()
     stats = json.dumps(_statistics(spec, rows), separators=(",", ":"))
     relative = quote(str(path.relative_to(folder)), safe="/=")
-    return AddAction(relative, found.st_size, texts, int(found.st_mtime * 1000), True, stats)
+    return AddAction(relative, found.st_size, dict(texts), int(found.st_mtime * 1000), adds_rows, stats)
+
+
+def _partition_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Write a partition's values as the protocol does."""
+    return {name: _partition_text(value) for name, value in values.items()}
 
 
 def _partition_text(value: date | bool | str) -> str:
-    """Write a partition's value as the protocol does."""
     if isinstance(value, bool):
         return str(value).lower()
     return value.isoformat() if isinstance(value, date) else str(value)

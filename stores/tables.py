@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from stores.delta_files import append_rows
+from stores.delta_files import append_rows, merge_files
 from stores.locks import exclusive, shared
 from transforms.errors import TableError
 from transforms.tables import TableSpec
@@ -27,8 +27,6 @@ ZONES = ("raw", "quarantine", "masked", "curated", "vault")
 # How long a batch may be retried; after that its mark leaves the log (decision 20).
 _RETRY_WINDOW = "interval 45 days"
 _MAX_COMMIT_RETRIES = 100
-# The open day's files grow no further than this: rolling up costs the same however long the day.
-_ROLLED_UP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Tables:
                 return Committed(table.version(), frame.height, is_new=False)
             rows = _fitting(table, spec, frame)
             append_rows(table, self.path(tenant, spec.key), spec, rows, _properties(commit), _upkeep())
-            self._roll_up(table, spec)
+            self._roll_up(table, tenant, spec, commit)
             return Committed(table.version(), frame.height, is_new=True)
 
     def replace(
@@ -264,10 +262,14 @@ class Tables:
         _grow(self._written[key], spec)
         return self._written[key]
 
-    def _roll_up(self, table: DeltaTable, spec: TableSpec) -> None:
+    def _roll_up(self, table: DeltaTable, tenant: str, spec: TableSpec, commit: Commit) -> None:
         """Merge the small files of an open day every so many commits, and shorten the log."""
+        from deltalake import CommitProperties
+
         if table.version() % self._rollup == 0:
-            table.optimize.compact(target_size=_ROLLED_UP_BYTES, writer_properties=writer_properties(spec))
+            properties = CommitProperties(max_commit_retries=_MAX_COMMIT_RETRIES)
+            folder = self.path(tenant, spec.key)
+            merge_files(table, folder, spec, commit.written_at_ms, properties, _upkeep())
             table.create_checkpoint()
             table.cleanup_metadata()
 
