@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 import msgspec
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # What is cut into records at once; small enough to stay near the processor meanwhile.
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 16 << 20
+# What cannot be read is kept by itself up to here, beyond as the file that it came in.
+MAX_REST_BYTES = 64 << 20
 # A delivery may be 500 MB; text compresses tenfold and more. Beyond this it is taken for a bomb.
 MAX_DELIVERY_BYTES = 16 << 30
 
@@ -67,7 +69,6 @@ class _Cursor:
     number: int = 0
     offset: int = 0
     buffer: bytes = b""
-    pieces: list[Piece] = field(default_factory=list)
 
 
 def read_records(stream: BinaryIO, max_bytes: int = MAX_DELIVERY_BYTES) -> Iterator[Piece]:
@@ -95,7 +96,8 @@ def _first_text(blocks: Iterator[bytes]) -> tuple[bytes, str | None]:
     try:
         for block in blocks:
             head += block
-            if head.strip(_BLANK):
+            text = head.removeprefix(_BOM).strip(_BLANK)
+            if (text and not _BOM.startswith(head)) or len(head) > MAX_RECORD_BYTES:
                 break
     except UnreadableError as error:
         return head, str(error)
@@ -181,7 +183,7 @@ def _cut_lines(cursor: _Cursor, cut: int) -> Piece:
     offsets = (starts + cursor.offset).tolist()
     # An empty line begins with the blank that ends it.
     if (_IS_BLANK[octets[starts]] | _IS_BLANK[octets[ends - 1]]).any():
-        kept = [(line.strip(_BLANK), at) for line, at in zip(lines, offsets, strict=True)]
+        kept = [_stripped(line, at) for line, at in zip(lines, offsets, strict=True)]
         lines, offsets = [line for line, _ in kept if line], [at for line, at in kept if line]
     piece = Piece(cursor.number, lines, offsets)
     cursor.number += len(lines)
@@ -190,34 +192,43 @@ def _cut_lines(cursor: _Cursor, cut: int) -> Piece:
     return piece
 
 
+def _stripped(text: bytes, at: int) -> tuple[bytes, int]:
+    """Take the blanks off a record; give where it begins without them."""
+    begun = text.lstrip(_BLANK)
+    return begun.rstrip(_BLANK), at + len(text) - len(begun)
+
+
 def _stop(cursor: _Cursor, reason: str, blocks: Iterable[bytes]) -> Piece:
-    """End reading here and keep all the bytes that follow."""
-    rest = cursor.buffer + b"".join(blocks)
-    return Piece(cursor.number, [], [], Damage(reason, cursor.offset, rest))
+    """End reading here and keep all the bytes that follow; if they are too many, the file as it came."""
+    rest, size = [cursor.buffer], len(cursor.buffer)
+    for block in blocks:
+        size += len(block)
+        if size <= MAX_REST_BYTES:
+            rest.append(block)
+    kept = b"".join(rest) if size <= MAX_REST_BYTES else None
+    return Piece(cursor.number, [], [], Damage(reason, cursor.offset, kept))
 
 
 def _array_pieces(head: bytes, blocks: Iterator[bytes]) -> Iterator[Piece]:
     """Cut one JSON array into its elements without parsing them."""
     opening = head.index(b"[") + 1
     cursor = _Cursor(offset=opening, buffer=head[opening:])
-    while True:
-        ends, closed = _element_ends(cursor.buffer)
-        if ends.size or closed is not None:
-            yield _cut_elements(cursor, ends, closed)
-        if closed is not None:
-            yield from _after_array(cursor, blocks)
-            return
-        if len(cursor.buffer) > MAX_RECORD_BYTES:
-            yield _stop(cursor, f"a record of more than {MAX_RECORD_BYTES} bytes", blocks)
-            return
-        try:
+    try:
+        while True:
+            ends, closed = _element_ends(cursor.buffer)
+            if ends.size or closed is not None:
+                yield _cut_elements(cursor, ends, closed)
+            if closed is not None:
+                yield from _after_array(cursor, blocks)
+                return
+            if len(cursor.buffer) > MAX_RECORD_BYTES:
+                yield _stop(cursor, f"a record of more than {MAX_RECORD_BYTES} bytes", blocks)
+                return
             cursor.buffer += next(blocks)
-        except StopIteration:
-            yield _stop(cursor, "the JSON array does not end", ())
-            return
-        except UnreadableError as error:
-            yield Piece(cursor.number, [], [], Damage(str(error), cursor.offset, None))
-            return
+    except StopIteration:
+        yield _stop(cursor, "the JSON array does not end", ())
+    except UnreadableError as error:
+        yield Piece(cursor.number, [], [], Damage(str(error), cursor.offset, None))
 
 
 _STRUCTURAL = np.zeros(256, dtype=np.int8)
@@ -264,7 +275,7 @@ def _cut_elements(cursor: _Cursor, ends: np.ndarray, closed: int | None) -> Piec
     stops = [*ends.tolist(), *([closed] if closed is not None else [])]
     starts = [0, *(stop + 1 for stop in stops)]
     buffer = cursor.buffer
-    spans = [(buffer[a:b].strip(_BLANK), a) for a, b in zip(starts, stops, strict=False)]
+    spans = [_stripped(buffer[a:b], a) for a, b in zip(starts, stops, strict=False)]
     if closed is not None and not spans[-1][0] and cursor.number + len(spans) == 1:
         spans = []  # `[]` has no element; `[1,]` has an empty one, which will be refused as a record
     payloads = [payload for payload, _ in spans]
@@ -276,10 +287,7 @@ def _cut_elements(cursor: _Cursor, ends: np.ndarray, closed: int | None) -> Piec
 
 
 def _after_array(cursor: _Cursor, blocks: Iterable[bytes]) -> Iterator[Piece]:
-    try:
-        piece = _stop(cursor, "text after the end of the JSON array", blocks)
-    except UnreadableError as error:
-        piece = Piece(cursor.number, [], [], Damage(str(error), cursor.offset, None))
+    piece = _stop(cursor, "text after the end of the JSON array", blocks)
     if piece.damage is not None and (piece.damage.rest is None or piece.damage.rest.strip(_BLANK)):
         yield piece
 
