@@ -175,9 +175,11 @@ def _canonical_column(values: pl.Series, declared: Field) -> pl.Series:
     if declared.logical_type != "string":
         return values
     texts = canonicalise(values, declared.format)
-    fits = texts.str.len_bytes().is_between(1, declared.max_length * 4)
-    if not fits.all(ignore_nulls=True) or declared.max_length < 64:
-        fits &= texts.str.len_chars() <= declared.max_length
+    sizes = texts.str.len_bytes()
+    fits = sizes.is_between(1, declared.max_length)
+    # Characters are counted only where their bytes are more than the characters may be.
+    if not fits.all(ignore_nulls=True):
+        fits = (sizes > 0) & (texts.str.len_chars() <= declared.max_length)
     if declared.pattern is not None:
         fits &= texts.str.contains(f"^(?:{declared.pattern})$")
     return texts if fits.all(ignore_nulls=True) else texts.set(~fits.fill_null(True), None)
