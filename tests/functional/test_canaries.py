@@ -347,9 +347,6 @@ def test_messages_do_not_repeat_what_they_were_given_as_data(nest: Nest):
     assert {canary for canary in nest.in_files if canary in nest.said} == set()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the contract's pattern of app_version takes an IPv4 address for a version"
-)
 def test_an_address_sent_as_a_version(lockhouse: Callable[..., Any], home: Path, tmp_path: Path):
     """One such record must neither be readable in the masked table nor hold up all that comes after."""
     assert lockhouse("init", home=home).code == 0

@@ -96,6 +96,8 @@ def test_unknown_strategy_names_line_met_and_allowed():
         ("derive, value: version", "derive, value: poem", "`poem`"),
         ("{format: ip}", "{format: face}", "`face`"),
         ("pattern: '^(android|", "pattern: '^((android|", "pattern that does not compile"),
+        ("{0,2}$'", "{0,3}$'", "pattern that takes an IPv4 address"),
+        ("pattern: '^(android|", "pattern: '.*|(android|", "an e-mail address and a phone number"),
         ("description: The device's platform.", "description: ''", "field `device_type` without a description"),
         ("apiVersion: v3.1.0", "apiVersion: v2.2.2", "apiVersion v2.2.2"),
         ("kind: DataContract", "kindly: DataContract", "Extra inputs are not permitted"),

@@ -26,6 +26,16 @@ DERIVATIONS = ("version",)
 PUBLIC_CLASSES = ("public", "internal")
 UNKNOWN_FATES = ("seal", "reject")
 FIELD_NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
+# A pattern of a readable column must take none of these: a producer will send one there some day.
+PERSONAL_SAMPLES = {
+    "an IPv4 address": "198.51.100.213",
+    "an IPv6 address": "2001:db8::8a2e:370:7334",
+    "a MAC address": "02:00:5e:10:00:ff",
+    "an e-mail address": "jo.bloggs@example.org",
+    "a phone number": "+4917012345678",
+    "a national id": "593-47-5928",
+    "a name": "Jo Bloggs",
+}
 # Columns that every masked table has; a field of the same name would shadow one.
 RESERVED = ("event_id", "tenant", "received_at", "received_date", "received_hour", "event_hour")
 
@@ -311,6 +321,13 @@ def _check_readable(lines: _Lines, declared: Field, path: tuple[str | int, ...])
     if kept and declared.logical_type == "string" and declared.pattern is None:
         allowed = "a logicalTypeOptions.pattern that values must match, or another strategy"
         raise lines.refuse(f"readable text field `{declared.name}` without a pattern", allowed, *path)
+    if kept and not declared.is_personal and declared.pattern is not None:
+        taken = [kind for kind, sample in PERSONAL_SAMPLES.items() if re.fullmatch(declared.pattern, sample)]
+        if taken:
+            place = (*path, "logicalTypeOptions", "pattern")
+            raise lines.refuse(
+                f"pattern that takes {' and '.join(taken)}", "one that takes no personal value", *place
+            )
 
 
 def _check_subject(lines: _Lines, fields: tuple[Field, ...], options: Mapping[str, Any]) -> None:
