@@ -140,6 +140,9 @@ def _reduced(error: Exception) -> str:
     """Say what went wrong in a library without its text, which may quote a value: its kind and place."""
     import traceback
 
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    root = str(Path(__file__).parents[1])
+    ours = [one for one in frames if one.filename.startswith(root) and "site-packages" not in one.filename]
+    place = (ours or frames)[-1]
     reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
     return f"unexpected: {reason} (at {Path(place.filename).name}:{place.lineno})"

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -152,9 +153,12 @@ class Landing:
         received_at = self._clock()
         batch_id = str(uuid_utils.uuid7(nanoseconds=int(received_at.timestamp() * 1_000_000) * 1000))
         part = self._batches / f"{batch_id}.part"
-        part.mkdir(parents=True, mode=0o700)
         batch = Batch(batch_id, source, tenant, received_at, origin, self._chunk_bytes, tuple(names), part)
-        with exclusive(part / ".filling"):
+        with ExitStack() as stack:
+            # `recover` must not meet a folder that nobody holds yet; a claim has the lock already.
+            with exclusive(self._lock) if origin == "copied" else nullcontext():
+                part.mkdir(parents=True, mode=0o700)
+                stack.enter_context(exclusive(part / ".filling"))
             _write_manifest(batch)
             bring(part)
             sync(part)

@@ -6,6 +6,7 @@ does without dbt. The driver has used no thread pool before it forks, as polars 
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
@@ -15,6 +16,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -319,6 +321,27 @@ def test_ingests_at_once_that_are_killed_leave_what_another_completes(stage: Sta
         check_not_readable(stage, home)
     stage.driver.run(home, stage.files)
     check_complete(stage, home)
+
+
+def test_a_recovery_leaves_alone_what_another_process_is_just_beginning(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The moment between making a batch's folder and holding it."""
+    home = stage.fresh(tmp_path)
+    landing, original, others = tables_of(home).landing, fcntl.flock, []
+
+    def flock(file: Any, kind: int) -> None:
+        if file.name.endswith(".filling") and not others and not kind & fcntl.LOCK_NB:
+            others.append(threading.Thread(target=tables_of(home).landing.recover))
+            others[0].start()
+            others[0].join(0.3)
+        original(file, kind)
+
+    monkeypatch.setattr("stores.locks.fcntl.flock", flock)
+    (batch,) = landing.copy_in("logins", "default", stage.files)
+    others[0].join(10)
+    assert [path.read_bytes() for _, path, _ in batch.files()] == [path.read_bytes() for path in stage.files]
+    assert [one.id for one in landing.open_batches()] == [batch.id]
 
 
 def test_two_real_commands_at_once_on_overlapping_files(stage: Stage, tmp_path: Path):
