@@ -36,8 +36,8 @@ test: setup  ## every test that needs nothing but the lock
 check: setup  ## style, types, import rules, house rules, generated documents
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && echo "ruff: clean"
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache | tail -2
-	@$(BIN)/sqlfluff lint --nofail --disable-progress-bar dbt_project/models dbt_project/tests | tail -1
+	@said=$$($(BIN)/lint-imports --no-cache 2>&1) && echo "imports: one way" || { echo "$$said"; exit 1; }
+	@$(BIN)/sqlfluff lint --quiet --disable-progress-bar dbt_project/models dbt_project/tests && echo "sqlfluff: clean"
 	@$(BIN)/python -m pytest tests/house -q -p no:randomly
 	@$(BIN)/python -m lockhouse.reference --check
 
