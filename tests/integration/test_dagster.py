@@ -333,7 +333,7 @@ def test_a_run_materialises_its_partition_of_every_asset_with_counts(ran: Ran):
         assert {"dagster/row_count", "rows written", "bytes"} <= set(made.metadata), key
     (masked,) = (one for one in materialised if one.asset_key == dg.AssetKey(["masked", "logins"]))
     assert masked.metadata["rows written"].value == 20
-    assert "rows per hour" in masked.asset_materialization.metadata
+    assert "rows per hour" in masked.metadata
 
 
 def test_a_run_reports_every_check_as_passed(ran: Ran):
