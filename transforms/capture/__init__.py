@@ -1,0 +1,1 @@
+"""Captures: reading them, what stands in a packet, blocks, anonymisation, writing them again."""
