@@ -7,45 +7,24 @@ not dropped: `Damage` carries the rest of the bytes and the reason.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
 
 from transforms.errors import UnreadableError
-
-if TYPE_CHECKING:
-    from io import IOBase
+from transforms.streams import MAX_DELIVERY_BYTES, MAX_REST_BYTES, plain_blocks
+from transforms.streams import Damage as Damage  # readers of records need it by this place
 
 # What is cut into records at once; small enough to stay near the processor meanwhile.
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 16 << 20
-# What cannot be read is kept by itself up to here, beyond as the file that it came in.
-MAX_REST_BYTES = 64 << 20
-# A delivery may be 500 MB; text compresses tenfold and more. Beyond this it is taken for a bomb.
-MAX_DELIVERY_BYTES = 16 << 30
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BLANK = b" \t\r\n"
 _IS_BLANK = np.isin(np.arange(256), list(_BLANK))
 _BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Where reading had to stop, why, and the bytes from there on.
-
-    `rest` is None where the container itself (gzip, zstd) is damaged: then the file's own bytes
-    are what has to be kept.
-    """
-
-    reason: str
-    offset: int
-    rest: bytes | None
 
 
 @dataclass(frozen=True)
@@ -56,10 +35,6 @@ class Piece:
     payloads: list[bytes]
     offsets: list[int]
     damage: Damage | None = None
-
-
-class _Reader(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass
@@ -77,7 +52,7 @@ def read_records(stream: BinaryIO, max_bytes: int = MAX_DELIVERY_BYTES) -> Itera
     The pieces hold the longest good beginning; the last may carry a `Damage`. Nothing is raised
     for bad content.
     """
-    blocks = _plain_blocks(stream, max_bytes)
+    blocks = plain_blocks(stream, max_bytes, BLOCK_BYTES)
     head, reason = _first_text(blocks)
     if reason is not None:
         yield Piece(0, [], [], Damage(reason, 0, None))
@@ -103,54 +78,6 @@ def _first_text(blocks: Iterator[bytes]) -> tuple[bytes, str | None]:
         return head, str(error)
     # A byte order mark is no part of JSON (RFC 8259 section 8.1); blanks keep the offsets right.
     return (b" " * 3 + head[3:] if head.startswith(_BOM) else head), None
-
-
-def _plain_blocks(stream: BinaryIO, max_bytes: int) -> Iterator[bytes]:
-    magic = stream.read(4)
-    stream.seek(0)
-    if magic.startswith(_GZIP_MAGIC):
-        blocks = _gzip_blocks(stream)
-    elif magic == _ZSTD_MAGIC:
-        blocks = _zstd_blocks(stream)
-    else:
-        blocks = iter(lambda: stream.read(BLOCK_BYTES), b"")
-    total = 0
-    for block in blocks:
-        total += len(block)
-        if total > max_bytes:
-            raise UnreadableError(f"expands to more than {max_bytes} bytes")
-        yield block
-
-
-def _gzip_blocks(stream: _Reader) -> Iterator[bytes]:
-    """Inflate a gzip file of any number of members (RFC 1952 section 2.2), in bounded steps."""
-    inflater, tail = zlib.decompressobj(wbits=31), b""
-    fresh = True
-    while chunk := tail or stream.read(1 << 16):
-        fresh = False
-        try:
-            block = inflater.decompress(chunk, BLOCK_BYTES)
-        except zlib.error as error:
-            raise UnreadableError("damaged gzip") from error
-        tail = inflater.unconsumed_tail
-        if inflater.eof:
-            tail = inflater.unused_data or stream.read(1 << 16)
-            inflater, fresh = zlib.decompressobj(wbits=31), True
-        if block:
-            yield block
-    if not fresh:
-        raise UnreadableError("truncated gzip")
-
-
-def _zstd_blocks(stream: BinaryIO) -> Iterator[bytes]:
-    import pyarrow as pa
-
-    try:
-        with pa.CompressedInputStream(pa.PythonFile(cast("IOBase", stream), mode="r"), "zstd") as plain:
-            while block := plain.read(BLOCK_BYTES):
-                yield block
-    except OSError as error:
-        raise UnreadableError("damaged or truncated zstd") from error
 
 
 def _line_pieces(head: bytes, blocks: Iterator[bytes]) -> Iterator[Piece]:
