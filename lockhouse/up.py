@@ -74,15 +74,7 @@ def _commands(workspace: Path, host: str, port: int) -> dict[str, list[str]]:
     """Give the processes by name: the code server loads the definitions once, for both others."""
     python = [sys.executable, "-m"]
     quiet = ["--log-level", "warning"]
-    code = [
-        "dagster",
-        "code-server",
-        "start",
-        "-m",
-        "orchestration.definitions",
-        "--location-name",
-        "lockhouse",
-    ]
+    code = ["orchestration.code_server", "-m", "orchestration.definitions", "--location-name", "lockhouse"]
     socket_path = str(workspace.with_name(CODE_SOCKET))
     return {
         "code": [*python, *code, "--socket", socket_path, *quiet],

@@ -15,6 +15,7 @@ from stores.audit import AuditTrail
 from stores.landing import Batch, Landing
 from transforms.audit import Action, Outcome
 
+# A dropped file has to hold its size for so long. Dagster itself looks every five seconds.
 TICK_S = 1
 # A batch whose run failed is asked for again after a while, each time later; the last waits an hour.
 _PATIENCE = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=20), timedelta(hours=1))
@@ -48,7 +49,7 @@ def landing_logins(
 
 def _claim(landing: Landing, tenants: set[str]) -> None:
     """Claim the files of registered tenants; one without keys would fail the run of all the others."""
-    for (source, tenant), paths in landing.settled(["logins"]).items():
+    for (source, tenant), paths in landing.settled(["logins"], TICK_S).items():
         if tenant in tenants:
             landing.claim(source, tenant, paths)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -68,14 +69,16 @@ class Landing:
         """Give the folder in which files of a source and tenant are dropped."""
         return self._root / source / tenant
 
-    def settled(self, sources: Sequence[str]) -> dict[tuple[str, str], list[Path]]:
-        """Find dropped files that did not change since the last look, by source and tenant."""
-        found = {
-            str(path.relative_to(self._root)): [path.stat().st_size, path.stat().st_mtime_ns]
-            for source in sources
-            for path in self._dropped(source)
-        }
+    def settled(self, sources: Sequence[str], hold_s: float = 0) -> dict[tuple[str, str], list[Path]]:
+        """Find dropped files that did not change since the last look, by source and tenant.
+
+        Where something is new or growing, a second look is taken after `hold_s` seconds.
+        """
         before = json.loads(self._sizes.read_text()) if self._sizes.exists() else {}
+        found = self._sizes_of(sources)
+        if hold_s and any(before.get(name) != size for name, size in found.items()):
+            time.sleep(hold_s)
+            before, found = found, self._sizes_of(sources)
         draft = self._sizes.with_suffix(".new")
         draft.write_text(json.dumps(found))
         draft.replace(self._sizes)
@@ -85,6 +88,13 @@ class Landing:
                 path = self._root / name
                 quiet.setdefault((path.parent.parent.name, path.parent.name), []).append(path)
         return quiet
+
+    def _sizes_of(self, sources: Sequence[str]) -> dict[str, list[int]]:
+        return {
+            str(path.relative_to(self._root)): [path.stat().st_size, path.stat().st_mtime_ns]
+            for source in sources
+            for path in self._dropped(source)
+        }
 
     def _dropped(self, source: str) -> Iterator[Path]:
         for path in sorted((self._root / source).glob("*/*")):

@@ -537,6 +537,12 @@ def test_a_failed_run_is_audited_without_its_error(stage: Stage, monkeypatch: py
 # --- The landing sensor
 
 
+@pytest.fixture(autouse=True)
+def _one_look_a_tick(monkeypatch: pytest.MonkeyPatch):
+    """Each tick looks once, so that a test can write between two looks (the second: test_landing.py)."""
+    monkeypatch.setattr("orchestration.sensors.TICK_S", 0)
+
+
 def tick(stage: Stage, cursor: str | None = None) -> dg.SensorResult:
     """One evaluation of the sensor."""
     context = dg.build_sensor_context(instance=stage.instance, cursor=cursor)

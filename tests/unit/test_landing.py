@@ -1,0 +1,53 @@
+"""When a dropped file is taken: its size held, its name is not that of a part."""
+
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from stores.home import Home
+from stores.landing import Landing
+
+HOLD_S = 0.3
+
+
+@pytest.fixture
+def landing(tmp_path: Path) -> Landing:
+    return Landing(Home(tmp_path), 1 << 20, lambda: datetime.now(UTC))
+
+
+def drop(landing: Landing, name: str, content: bytes = b"{}\n") -> Path:
+    path = landing.drop_folder("logins", "acme") / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_one_look_takes_nothing_and_the_second_takes_it(landing: Landing):
+    path = drop(landing, "a.json")
+    assert landing.settled(["logins"]) == {}
+    assert landing.settled(["logins"]) == {("logins", "acme"): [path]}
+
+
+def test_a_second_look_in_the_same_tick_takes_what_held_its_size(landing: Landing):
+    path = drop(landing, "a.json")
+    assert landing.settled(["logins"], HOLD_S) == {("logins", "acme"): [path]}
+
+
+def test_a_file_that_grows_is_left(landing: Landing):
+    path = drop(landing, "a.json")
+    writer = threading.Timer(HOLD_S / 3, lambda: path.write_bytes(b"{}\n" * 2))
+    writer.start()
+    assert landing.settled(["logins"], HOLD_S) == {}
+    writer.join()
+    assert landing.settled(["logins"], HOLD_S) == {("logins", "acme"): [path]}
+
+
+def test_parts_hidden_files_and_links_are_left(landing: Landing, tmp_path: Path):
+    drop(landing, "a.json.part")
+    drop(landing, ".hidden")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"{}\n")
+    (landing.drop_folder("logins", "acme") / "link").symlink_to(elsewhere)
+    assert landing.settled(["logins"], HOLD_S) == {}
