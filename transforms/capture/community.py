@@ -1,0 +1,143 @@
+"""Community IDs: one short name for a flow that Zeek, Suricata, Wireshark and others give as well.
+
+The endpoints are put in order, so that both directions have one name, and hashed with SHA-1 (as the
+specification has it: the name joins tables, it protects nothing). Only distinct flows are hashed.
+
+Source: corelight/community-id-spec, version 1; the pairs of ICMP types are those of Zeek, as its
+README says and corelight/pycommunityid has them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pybase64
+from numpy.typing import NDArray
+
+from transforms.capture.layers import ICMP, ICMPV6, SCTP, TCP, UDP, distinct_addresses
+from transforms.errors import UsageError
+
+Numbers: TypeAlias = "NDArray[np.int64]"
+
+_ICMP_PAIRS = ((0, 8), (9, 10), (13, 14), (15, 16), (17, 18))
+_ICMPV6_PAIRS = ((128, 129), (130, 131), (133, 134), (135, 136), (139, 140), (144, 145))
+# Where the message is one way, or its partner is not known, its own code takes the port's place.
+_NO_PARTNER = -1
+
+
+def _partners() -> NDArray[np.int16]:
+    """Shape: by protocol (0 for ICMP, 1 for ICMPv6) and type."""
+    table = np.full((2, 256), _NO_PARTNER, np.int16)
+    for row, pairs in enumerate((_ICMP_PAIRS, _ICMPV6_PAIRS)):
+        for one, other in pairs:
+            table[row, one], table[row, other] = other, one
+    return table
+
+
+_PARTNERS = _partners()
+
+
+def community_ids(layers: pl.DataFrame, seed: int = 0) -> pl.Series:
+    """Name the flow of each packet.
+
+    Shape: what `read_layers` gives in; a String series `community_id` of as many rows out, null where
+    there is no IP, or where a TCP, UDP, SCTP or ICMP packet does not show its ports or its type (a
+    later fragment, a cut capture). Inner packets of tunnels do not count.
+    Units: `seed` of 16 bits.
+    Raises: UsageError for another seed.
+    """
+    if not 0 <= seed <= 0xFFFF:
+        raise UsageError(f"a seed of {seed}; a community ID's seed has 16 bits")
+    is_icmp = pl.col("protocol").is_in([ICMP, ICMPV6])
+    has_ports = pl.col("protocol").is_in([TCP, UDP, SCTP])
+    named = layers.select(
+        (is_icmp & pl.col("icmp_code").is_not_null())
+        | (has_ports & pl.col("src_port").is_not_null())
+        | ~(is_icmp | has_ports)
+    ).to_series()
+    rows = named.fill_null(False).arg_true()
+    flows = layers if len(rows) == layers.height else layers[rows]
+    codes, ids = _name_flows(flows, seed)
+    whole = pl.Series("community_id", [None], dtype=pl.String).new_from_index(0, layers.height)
+    return whole.scatter(rows, ids.gather(codes)) if len(rows) else whole
+
+
+def _name_flows(flows: pl.DataFrame, seed: int) -> tuple[pl.Series, pl.Series]:
+    """Give each packet the number of its flow, and each flow its name."""
+    (src, dst), distinct = distinct_addresses(flows)
+    order = _ranks(distinct)
+    one, two = src.to_numpy().astype(np.int64), dst.to_numpy().astype(np.int64)
+    protocol, version = _column(flows, "protocol"), _column(flows, "ip_version")
+    port_one, port_two, one_way = _ports(flows, protocol)
+    turned = (order[one] > order[two]) | ((one == two) & (port_one > port_two))
+    turned &= ~one_way
+    one, two = np.where(turned, two, one), np.where(turned, one, two)
+    port_one, port_two = np.where(turned, port_two, port_one), np.where(turned, port_one, port_two)
+    pair, pairs = _number((one << 32) | two)
+    rest, rests = _number((version << 40) | (protocol << 32) | (port_one << 16) | port_two)
+    flow, both = _number((pair << 32) | rest)
+    messages = _messages(pairs[both >> 32], rests[both & 0xFFFF_FFFF], distinct, seed)
+    names = [f"1:{pybase64.b64encode_as_string(hashlib.sha1(text).digest())}" for text in messages]  # noqa: S324 - the specification's hash
+    return pl.Series(flow), pl.Series("community_id", names, dtype=pl.String)
+
+
+def _column(flows: pl.DataFrame, name: str) -> Numbers:
+    return flows[name].fill_null(0).to_numpy().astype(np.int64)
+
+
+def _ranks(distinct: NDArray[np.uint8]) -> Numbers:
+    """Rank addresses by their bytes."""
+    halves = np.ascontiguousarray(distinct).view(">u8").astype(np.uint64)
+    ranks = np.empty(len(halves), np.int64)
+    ranks[np.lexsort((halves[:, 1], halves[:, 0]))] = np.arange(len(halves))
+    return ranks
+
+
+def _ports(flows: pl.DataFrame, protocol: Numbers) -> tuple[Numbers, Numbers, NDArray[np.bool_]]:
+    """Take the ports, or the types of an ICMP message and of its answer."""
+    one, two = _column(flows, "src_port"), _column(flows, "dst_port")
+    one_way = np.zeros(len(one), bool)
+    for row, number in enumerate((ICMP, ICMPV6)):
+        at = np.flatnonzero(protocol == number)
+        if at.size:
+            kind, code = _column(flows, "icmp_type")[at], _column(flows, "icmp_code")[at]
+            partner = _PARTNERS[row, kind]
+            one_way[at] = partner == _NO_PARTNER
+            one[at], two[at] = kind, np.where(one_way[at], code, partner)
+    # Protocols other than these are named by their addresses alone, though some have ports.
+    bare = ~np.isin(protocol, (TCP, UDP, SCTP, ICMP, ICMPV6))
+    one[bare] = two[bare] = 0
+    return one, two, one_way
+
+
+def _number(values: Numbers) -> tuple[Numbers, Numbers]:
+    """Give numbers to the distinct values, in the order that they are met; nothing is sorted."""
+    encoded = pa.array(values).dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, cast("Any", encoded.dictionary).to_numpy(zero_copy_only=False)
+
+
+def _messages(pairs: Numbers, rests: Numbers, distinct: NDArray[np.uint8], seed: int) -> list[bytes]:
+    """Lay out what is hashed: seed, addresses, protocol, a zero, and ports where the protocol has them."""
+    src, dst = distinct[pairs >> 32], distinct[pairs & 0xFFFF_FFFF]
+    tail = np.zeros((len(rests), 6), np.uint8)
+    protocol = (rests >> 32) & 0xFF
+    tail[:, 0] = protocol
+    for place in range(4):
+        tail[:, 2 + place] = (rests >> (24 - 8 * place)) & 0xFF
+    bare = ~np.isin(protocol, (TCP, UDP, SCTP, ICMP, ICMPV6))
+    ends = np.where(bare, -4, 0)
+    first = np.where(rests >> 40 == 4, 12, 0)
+    head = np.broadcast_to(np.array([seed >> 8, seed & 0xFF], np.uint8), (len(rests), 2))
+    messages: list[bytes] = [b""] * len(rests)
+    for start in (0, 12):
+        for end in (0, -4):
+            rows = np.flatnonzero((first == start) & (ends == end))
+            parts = (head[rows], src[rows, start:], dst[rows, start:], tail[rows, : 6 + end])
+            for row, message in zip(rows.tolist(), np.concatenate(parts, axis=1), strict=True):
+                messages[row] = message.tobytes()
+    return messages
