@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 METADATA = MetaData()
-HEAD = "0001"  # the newest migration
+HEAD = "0002"  # the newest migration
 
 TENANTS = sa.Table(
     "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
@@ -88,6 +88,39 @@ DELIVERIES = sa.Table(
     Column("batch_id", Text, nullable=False),
     Column("file", Integer, nullable=False),
     Column("rows", Integer, nullable=False, default=0),
+)
+
+# Devices by their keyed pseudonym; the token opens to the id for whoever may reveal.
+DEVICES = sa.Table(
+    "devices",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("device_ref", Text, primary_key=True),
+    Column("token", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
+# Who had a device from when on; the next ownership ends this one. Number 0 is that of nobody.
+OWNERSHIPS = sa.Table(
+    "ownerships",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("device_ref", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("owner_token", Text),
+    Column("since", Text, nullable=False),
+)
+
+# Which addresses a device had when, by keyed pseudonyms of the addresses.
+DEVICE_ADDRESSES = sa.Table(
+    "device_addresses",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("address_ref", Text, primary_key=True),
+    Column("since", Text, primary_key=True),
+    Column("device_ref", Text, nullable=False),
+    Column("until", Text),
 )
 
 AUDIT = sa.Table(

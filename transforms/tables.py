@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from transforms.pii.contracts import Contract, Field, Output
 
-_TIME = pa.timestamp("us", tz="UTC")
+TIME = pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class TableSpec:
         return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self.schema)
 
 
-def _column(
+def column(
     name: str,
     kind: pa.DataType,
     description: str,
@@ -102,23 +102,24 @@ def _column(
     in_statistics: bool = False,
     is_unique: bool = False,
 ) -> Column:
+    """Declare a column."""
     return Column(name, kind, description, pii, nullable, in_statistics, is_unique)
 
 
-_EVENT_ID = _column(
+_EVENT_ID = column(
     "event_id",
     pa.large_string(),
     "The event's id: a UUID, stable over deliveries and retries.",
     is_unique=True,
 )
-_TENANT = _column("tenant", pa.large_string(), "The tenant to whom the record belongs.")
-_ARRIVAL = (
-    _column("received_at", _TIME, "When the batch arrived, UTC.", in_statistics=True),
-    _column("received_date", pa.date32(), "The UTC date of arrival; partitions the table."),
+TENANT = column("tenant", pa.large_string(), "The tenant to whom the record belongs.")
+ARRIVAL = (
+    column("received_at", TIME, "When the batch arrived, UTC.", in_statistics=True),
+    column("received_date", pa.date32(), "The UTC date of arrival."),
 )
-_BATCH = (
-    _column("batch_id", pa.large_string(), "The batch that brought the record."),
-    _column("chunk", pa.int32(), "Which commit of the batch wrote it, from 0.", in_statistics=True),
+BATCH = (
+    column("batch_id", pa.large_string(), "The batch that brought the record."),
+    column("chunk", pa.int32(), "Which commit of the batch wrote it, from 0.", in_statistics=True),
 )
 
 
@@ -131,12 +132,12 @@ def raw_table(contract: Contract) -> TableSpec:
         contract.owner,
         (
             _EVENT_ID,
-            _TENANT,
-            _column("source", pa.large_string(), "The contract that the record follows."),
-            *_ARRIVAL,
-            *_BATCH,
-            _column("subject_ref", pa.large_binary(), "Keyed pseudonym of the data subject.", pii="pseudonym"),
-            _column(
+            TENANT,
+            column("source", pa.large_string(), "The contract that the record follows."),
+            *ARRIVAL,
+            *BATCH,
+            column("subject_ref", pa.large_binary(), "Keyed pseudonym of the data subject.", pii="pseudonym"),
+            column(
                 "record",
                 pa.large_binary(),
                 "The record's bytes in an envelope.",
@@ -158,31 +159,31 @@ def masked_table(contract: Contract) -> TableSpec:
         contract.owner,
         (
             _EVENT_ID,
-            _TENANT,
-            *_ARRIVAL,
-            _column("received_hour", _TIME, "The hour of arrival, UTC.", in_statistics=True),
-            _column(
+            TENANT,
+            *ARRIVAL,
+            column("received_hour", TIME, "The hour of arrival, UTC.", in_statistics=True),
+            column(
                 "occurred_at",
-                _TIME,
+                TIME,
                 "When it happened, UTC; the arrival where the source does not say.",
                 in_statistics=True,
             ),
-            _column("event_hour", _TIME, "The hour in which it happened, UTC.", in_statistics=True),
-            _column(
+            column("event_hour", TIME, "The hour in which it happened, UTC.", in_statistics=True),
+            column(
                 "clock_skewed",
                 pa.bool_(),
                 "Whether `occurred_at` lies more than 30 days before or 1 hour after the arrival.",
             ),
-            *_BATCH,
+            *BATCH,
             *(
                 replace(one, of_contract=True)
                 for declared in contract.fields
                 for one in _masked_columns(contract, declared)
             ),
-            _column(
+            column(
                 "unknown_count", pa.int32(), "1 where undeclared fields came along, else 0.", in_statistics=True
             ),
-            _column(
+            column(
                 "unknown_sealed",
                 pa.large_binary(),
                 "The undeclared fields as JSON, sealed for the data subject.",
@@ -231,7 +232,7 @@ def _masked_columns(contract: Contract, declared: Field) -> list[Column]:
         columns.append(_masked_column(declared, output))
         if output.strategy == "keep" and declared.derive == "version":
             columns += [
-                _column(
+                column(
                     f"{declared.name}_{part}",
                     pa.int32(),
                     f"The {part} part of `{declared.name}` as a number; null where there is none.",
@@ -247,7 +248,7 @@ _KEPT_TYPES: dict[str, pa.DataType] = {
     "integer": pa.int64(),
     "number": pa.float64(),
     "boolean": pa.bool_(),
-    "timestamp": _TIME,
+    "timestamp": TIME,
 }
 
 
@@ -277,24 +278,24 @@ def quarantine_table(contract: Contract) -> TableSpec:
         f"{contract.title}: what was not accepted, sealed, with the reason and the place.",
         contract.owner,
         (
-            _column("entry_id", pa.large_string(), "The entry's id: a UUID, stable over retries."),
-            _TENANT,
-            _column("source", pa.large_string(), "The contract that it was held against."),
-            *_ARRIVAL,
-            *_BATCH,
-            _column("file", pa.int32(), "The file's number in its batch."),
-            _column("record_number", pa.int64(), "The record's number in its file, from 0.", nullable=True),
-            _column("offset", pa.int64(), "The byte of the plain text at which it begins."),
-            _column("part", pa.int32(), "Long content lies in several rows; this one's number, from 0."),
-            _column("size_bytes", pa.int64(), "The size of this part's content."),
-            _column("reason", pa.large_string(), "What was expected, by column; never what was met."),
-            _column(
+            column("entry_id", pa.large_string(), "The entry's id: a UUID, stable over retries."),
+            TENANT,
+            column("source", pa.large_string(), "The contract that it was held against."),
+            *ARRIVAL,
+            *BATCH,
+            column("file", pa.int32(), "The file's number in its batch."),
+            column("record_number", pa.int64(), "The record's number in its file, from 0.", nullable=True),
+            column("offset", pa.int64(), "The byte of the plain text at which it begins."),
+            column("part", pa.int32(), "Long content lies in several rows; this one's number, from 0."),
+            column("size_bytes", pa.int64(), "The size of this part's content."),
+            column("reason", pa.large_string(), "What was expected, by column; never what was met."),
+            column(
                 "content",
                 pa.large_binary(),
                 "The bytes, sealed under the quarantine key of the day.",
                 pii="sealed",
             ),
-            _column("file_name", pa.large_binary(), "The file's original name, sealed.", pii="sealed"),
+            column("file_name", pa.large_binary(), "The file's original name, sealed.", pii="sealed"),
         ),
     )
 

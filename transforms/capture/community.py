@@ -50,6 +50,16 @@ def community_ids(layers: pl.DataFrame, seed: int = 0) -> pl.Series:
     Units: `seed` of 16 bits.
     Raises: UsageError for another seed.
     """
+    codes, ids = distinct_flows(layers, seed)
+    return ids.gather(codes) if len(ids) else ids.clear().extend_constant(None, layers.height)
+
+
+def distinct_flows(layers: pl.DataFrame, seed: int = 0) -> tuple[pl.Series, pl.Series]:
+    """Give each packet the number of its flow, and each flow its name, so that a caller works on flows only.
+
+    Shape: as many numbers (Int64) as rows, null where `community_ids` is null; the names by number.
+    Raises: UsageError for a seed of more than 16 bits.
+    """
     if not 0 <= seed <= 0xFFFF:
         raise UsageError(f"a seed of {seed}; a community ID's seed has 16 bits")
     is_icmp = pl.col("protocol").is_in([ICMP, ICMPV6])
@@ -60,10 +70,13 @@ def community_ids(layers: pl.DataFrame, seed: int = 0) -> pl.Series:
         | ~(is_icmp | has_ports)
     ).to_series()
     rows = named.fill_null(False).arg_true()
-    flows = layers if len(rows) == layers.height else layers[rows]
-    codes, ids = _name_flows(flows, seed)
-    whole = pl.Series("community_id", [None], dtype=pl.String).new_from_index(0, layers.height)
-    return whole.scatter(rows, ids.gather(codes)) if len(rows) else whole
+    if len(rows) == layers.height and len(rows):
+        return _name_flows(layers, seed)
+    whole = pl.Series("flow", [None], dtype=pl.Int64).new_from_index(0, layers.height)
+    if not len(rows):
+        return whole, pl.Series("community_id", [], dtype=pl.String)
+    codes, ids = _name_flows(layers[rows], seed)
+    return whole.scatter(rows, codes), ids
 
 
 def _name_flows(flows: pl.DataFrame, seed: int) -> tuple[pl.Series, pl.Series]:
