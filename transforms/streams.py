@@ -185,6 +185,6 @@ class PlainBytes:
 
     def stop(self, reason: str) -> Damage:
         """End reading here: give the damage with all the bytes that follow, where they can be had."""
-        rest = bytes(self.window(MAX_REST_BYTES + 1))
-        kept = None if self.failure is not None or len(rest) > MAX_REST_BYTES else rest
-        return Damage(reason, self.offset, kept)
+        rest = self.window(MAX_REST_BYTES + 1)
+        is_kept = self.failure is None and len(rest) <= MAX_REST_BYTES
+        return Damage(reason, self.offset, rest.tobytes() if is_kept else None)

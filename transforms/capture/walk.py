@@ -1,0 +1,290 @@
+"""Where records begin: from the lengths in their headers, in lock-step.
+
+Each record tells only where the next one begins, so that a file has to be walked from its start. The
+lock-step walk has many walkers do so at once, one in each segment of a window. A walker begins where
+something looks like a record; that may be wrong, so nothing is believed until the walker before it,
+itself believed, lands on exactly that place. Where it does not, the way is walked in sequence until
+it meets one that was walked already. The result is that of the sequential walk, always.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Offsets = NDArray[np.int64]
+Window = NDArray[np.uint8]
+
+# So many records are walked in sequence first: they tell how large records are, and most of the
+# files of devices have no more.
+PROBED = 64
+# Few or large records are walked in sequence, where a step costs less than what looks for walkers.
+FEWEST = 4096
+LARGEST_MEAN = 2048
+# A payload full of things that look like records must not slow the walk down.
+MOST_CANDIDATES = 64
+# What finds one walker costs as much as some steps of it; what a step costs is shared by all walkers.
+STEPS_PER_WALKER = 2.5
+# Numpy's cost of a step is that of some tens of records in sequence.
+FEWEST_WALKERS = 40
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How records tell their lengths.
+
+    `header` bytes have to be there before a length can be read, at `length_at`; the record has `added`
+    bytes more than it says, and it may say `most`. Where `other_at` is not None the smaller of two
+    lengths counts (pcap 2.3). Where `is_repeated` the length is that of a whole pcapng block, padded
+    to 4 bytes, with the length again at its end.
+    """
+
+    header: int
+    length_at: int
+    added: int
+    most: int
+    is_big: bool = False
+    other_at: int | None = None
+    is_repeated: bool = False
+
+    @cached_property
+    def word(self) -> struct.Struct:
+        """A length as it is written."""
+        return struct.Struct(">I" if self.is_big else "<I")
+
+    def step(self, window: memoryview, at: int) -> int | None:
+        """Give where the next record begins; None where no whole and valid record stands here."""
+        if at + self.header > len(window):
+            return None
+        (length,) = self.word.unpack_from(window, at + self.length_at)
+        if self.other_at is not None:
+            length = min(length, self.word.unpack_from(window, at + self.other_at)[0])
+        end: int = at + self.added + (length + 3 & ~3 if self.is_repeated else length)
+        if length > self.most or end > len(window):
+            return None
+        if self.is_repeated and (length < self.header or self.word.unpack_from(window, end - 4)[0] != length):
+            return None
+        return end
+
+
+class Probe(Protocol):
+    """Tells what looks like a record, to place walkers."""
+
+    @property
+    def chain(self) -> int:
+        """So many records have to follow each other."""
+
+    def match_rows(self, rows: Window) -> NDArray[np.bool_]:
+        """Look at every offset of every row quickly. Shape: a row's width without the last 16 bytes."""
+
+    def match_offsets(self, window: Window, at: Offsets) -> NDArray[np.bool_]:
+        """Look at some offsets closely; a header's bytes are there."""
+
+
+def read_words(window: Window, at: Offsets, is_big: bool) -> Offsets:
+    """Read 32-bit numbers at offsets that need not be aligned."""
+    words = np.ndarray((len(window) - 3,), ">u4" if is_big else "<u4", window, strides=(1,))
+    return words[at].astype(np.int64)
+
+
+def walk(window: Window, framing: Framing, probe: Probe | None = None) -> Offsets:
+    """Find every whole and valid record from the window's start on.
+
+    Shape: the offsets of the records and, last, where they end: one entry more than there are
+    records. The same with and without a probe; without one the walk is in sequence.
+    """
+    head = walk_in_sequence(window, framing, 0, PROBED)
+    begun = int(head[-1])
+    if len(head) <= PROBED:
+        return head
+    mean = begun / PROBED
+    expected = (len(window) - begun) / mean
+    if probe is None or framing.other_at is not None or expected < FEWEST or mean > LARGEST_MEAN:
+        rest = walk_in_sequence(window, framing, begun)
+    else:
+        rest = _walk_in_lock_step(window, framing, probe, begun, mean)
+    return np.concatenate((head[:-1], rest))
+
+
+def walk_in_sequence(
+    window: Window, framing: Framing, begun: int = 0, count: int = -1, until: int | None = None
+) -> Offsets:
+    """Walk from record to record, at most `count` of them, begun before `until`. Shape: as `walk`."""
+    view, at = window.data, begun
+    size, found = len(view), [at]
+    until = size if until is None else until
+    if framing.is_repeated or framing.other_at is not None:
+        step = framing.step
+        while count and at < until and (end := step(view, at)) is not None:
+            found.append(at := end)
+            count -= 1
+        return np.array(found, np.int64)
+    # The same as `step`, without the call: this is the loop of most small files.
+    read, place, added, most = framing.word.unpack_from, framing.length_at, framing.added, framing.most
+    last, append = min(size - framing.header, until - 1), found.append
+    while count and at <= last:
+        (length,) = read(view, at + place)
+        at += added + length
+        if length > most or at > size:
+            break
+        append(at)
+        count -= 1
+    return np.array(found, np.int64)
+
+
+def _walk_in_lock_step(window: Window, framing: Framing, probe: Probe, begun: int, mean: float) -> Offsets:
+    expected = (len(window) - begun) / mean
+    walkers = int((expected * STEPS_PER_WALKER) ** 0.5)
+    # A multiple of 4, since the blocks of a pcapng file stand on such offsets.
+    spacing = (len(window) - begun) // walkers & ~3
+    width = min(int(2 * mean) + 64 & ~3, spacing - 32)
+    floors = begun + spacing * np.arange(1, walkers, dtype=np.int64)
+    starts = np.append(begun, find_starts(window, framing, probe, floors, width))
+    if len(starts) < max(FEWEST_WALKERS, walkers // 4):
+        return walk_in_sequence(window, framing, begun)
+    limit = len(window) - framing.header + 1
+    visited, landed = _walk_segments(window, framing, starts, np.append(starts[1:], limit))
+    return _cut_at_violation(window, framing, _join_segments(window, framing, starts, visited, landed))
+
+
+def find_starts(window: Window, framing: Framing, probe: Probe, floors: Offsets, width: int) -> Offsets:
+    """Find, behind each of evenly spaced offsets, the first place that looks like a record.
+
+    Shape: one place or none for each floor, in order. No more than `MOST_CANDIDATES` are tried for each.
+    """
+    spacing = int(floors[1] - floors[0])
+    floors = floors[floors + width + 16 <= len(window)]
+    rows = np.lib.stride_tricks.as_strided(
+        window[floors[0] :], (len(floors), width + 16), (spacing, 1), writeable=False
+    )
+    lanes, columns = np.divmod(np.flatnonzero(probe.match_rows(rows)), width)
+    at = floors[lanes] + columns
+    close = np.flatnonzero(probe.match_offsets(window, at))
+    lanes, at = lanes[close], at[close]
+    rank = np.arange(len(lanes)) - np.searchsorted(lanes, lanes)
+    lanes, at = lanes[rank < MOST_CANDIDATES], at[rank < MOST_CANDIDATES]
+    return at[_first_chained(window, framing, probe, lanes, at)]
+
+
+def _first_chained(window: Window, framing: Framing, probe: Probe, lanes: Offsets, at: Offsets) -> Offsets:
+    """Choose in each lane the first candidate that others follow. Shape: indexes of candidates."""
+    alive, reached, next_of = np.arange(len(at)), at, _stepper(window, framing)
+    for _ in range(probe.chain):
+        reached = next_of(reached)
+        inside = np.flatnonzero(reached <= len(window) - framing.header)
+        alive, reached = alive[inside], reached[inside]
+        good = np.flatnonzero(probe.match_offsets(window, reached))
+        alive, reached = alive[good], reached[good]
+    return alive[np.unique(lanes[alive], return_index=True)[1]]
+
+
+def _stepper(window: Window, framing: Framing) -> Callable[[Offsets], Offsets]:
+    """Make the step of many walkers at once; it believes any length, but always moves on."""
+    words = np.ndarray((len(window) - 3,), framing.word.format.replace("I", "u4"), window, strides=(1,))
+    if framing.is_repeated:
+        place, least = framing.length_at, framing.header
+
+        def step_blocks(at: Offsets) -> Offsets:
+            padded = words[at + place].astype(np.int64) + 3 & ~3
+            return np.asarray(at + np.maximum(padded, least))
+
+        return step_blocks
+    shifted, added = words[framing.length_at :], framing.added
+
+    def step_records(at: Offsets) -> Offsets:
+        return np.asarray(shifted[at] + (at + added))
+
+    return step_records
+
+
+def _walk_segments(window: Window, framing: Framing, starts: Offsets, ends: Offsets) -> tuple[Offsets, Offsets]:
+    """Walk every segment from its start until its end is reached or passed.
+
+    Shape: the offsets visited, in order (a segment's lie between its start and end, so that sorting
+    is all it takes), and for each segment where its walker landed.
+    """
+    next_of, landed = _stepper(window, framing), np.empty_like(starts)
+    at, walkers, visited = starts, np.arange(len(starts)), []
+    while len(at) >= FEWEST_WALKERS:
+        visited.append(at)
+        at = next_of(at)
+        going = at < ends
+        if not going.all():
+            landed[walkers[~going]] = at[~going]
+            at, ends, walkers = at[going], ends[going], walkers[going]
+    # The few that are left would share what a step costs among too few.
+    for walker, begun, end in zip(walkers.tolist(), at.tolist(), ends.tolist(), strict=True):
+        found = walk_in_sequence(window, framing, begun, until=end)
+        visited.append(found[:-1])
+        landed[walker] = found[-1]
+    return np.sort(np.concatenate(visited)), landed
+
+
+def _join_segments(
+    window: Window, framing: Framing, starts: Offsets, visited: Offsets, landed: Offsets
+) -> Offsets:
+    """Keep of what was visited what the walk in sequence visits. Shape: as `walk`.
+
+    A segment is believed when the one before it is and landed on its start.
+    """
+    missed = [*np.flatnonzero(landed[:-1] != starts[1:]).tolist(), len(starts) - 1]
+    if len(missed) == 1:
+        return np.append(visited, landed[-1])
+    bounds = np.append(np.searchsorted(visited, starts), len(visited))
+    parts, segment, begun = [], 0, 0
+    while True:
+        last = missed[bisect_right(missed, segment - 1)]
+        parts.append(visited[begun : bounds[last + 1]])
+        at = int(landed[last])
+        if last == len(starts) - 1:
+            break
+        strays, at, segment, begun = _walk_until_met(window, framing, at, starts, visited, bounds)
+        parts.append(strays)
+        if segment < 0:
+            break
+    return np.concatenate([*parts, [at]])
+
+
+def _walk_until_met(
+    window: Window, framing: Framing, at: int, starts: Offsets, visited: Offsets, bounds: Offsets
+) -> tuple[Offsets, int, int, int]:
+    """Walk in sequence until a place is met that a walker visited.
+
+    Returns: the offsets before it, the place, its segment and its index among the visited ones; the
+    segment is -1 where the walk ends before that.
+    """
+    view, floors = window.data, starts.tolist()
+    found: list[int] = []
+    segment, known = -1, {}
+    while True:
+        if (here := bisect_right(floors, at) - 1) != segment:
+            segment, first = here, int(bounds[here])
+            known = {place: first + nth for nth, place in enumerate(visited[first : bounds[here + 1]].tolist())}
+        if at in known:
+            return np.array(found, np.int64), at, segment, known[at]
+        end = framing.step(view, at)
+        if end is None:
+            return np.array(found, np.int64), at, -1, -1
+        found.append(at)
+        at = end
+
+
+def _cut_at_violation(window: Window, framing: Framing, offsets: Offsets) -> Offsets:
+    """End the walk before the first record that is not whole or not valid."""
+    ends = offsets[1:]
+    if framing.is_repeated:
+        ends = ends[: int(np.searchsorted(ends, len(window), "right"))]
+        lengths = read_words(window, offsets[: len(ends)] + framing.length_at, framing.is_big)
+        repeated = read_words(window, ends - 4, framing.is_big)
+        wrong = (lengths != repeated) | (lengths < framing.header) | (lengths > framing.most)
+    else:
+        wrong = (np.diff(offsets) > framing.most + framing.added) | (ends > len(window))
+    bad = np.flatnonzero(wrong)
+    return offsets[: (int(bad[0]) if bad.size else len(ends)) + 1]
