@@ -136,6 +136,69 @@ def test_cooked():
         assert (row["src_mac"], row["dst_mac"], row["ethertype"]) == (0x0200000000FF, None, 0x0800)
 
 
+@pytest.mark.parametrize(
+    ("head", "link_type"),
+    [
+        (bytes.fromhex("ff030021"), 9),
+        (bytes.fromhex("0021"), 9),
+        (bytes.fromhex("21"), 9),
+        (bytes.fromhex("ff0321"), 50),
+        (bytes.fromhex("0f000800"), 104),
+        (bytes.fromhex("1100000100210021"), 51),
+    ],
+)
+def test_point_to_point(head, link_type):
+    assert is_udp(layers_of(head + ipv4(udp()), link_type), offset=16 + len(head) + 28)
+
+
+@pytest.mark.parametrize("labels", [1, 2, 6])
+def test_mpls_labels_are_stepped_over(labels):
+    stack = b"\0\1\0\xff" * (labels - 1) + b"\0\1\1\xff"
+    row = layers_of(ethernet(stack + ipv4(udp()), 0x8847))
+    assert is_udp(row, offset=16 + 14 + 4 * labels + 28)
+    assert row["ethertype"] == 0x8847
+
+
+def test_what_mpls_does_not_lead_to_ip_is_left():
+    for stack in (b"\0\1\0\xff" * 7, b"\0\1\1\xff\0", b"\0\1\1\xff"):
+        row = layers_of(ethernet(stack, 0x8847))
+        assert (row["ip_version"], row["l3_offset"]) == (None, 30)
+
+
+def test_pppoe_is_stepped_over_when_it_carries_ip():
+    session = bytes.fromhex("110000010021")
+    row = layers_of(ethernet(session + b"\0\x21" + ipv4(udp()), 0x8864))
+    assert is_udp(row, offset=16 + 14 + 8 + 28)
+    row = layers_of(ethernet(session + b"\0\x57" + ipv6(udp()), 0x8864))
+    assert (row["ip_version"], row["ethertype"]) == (6, 0x8864)
+    row = layers_of(ethernet(session + b"\xc0\x21" + bytes(40), 0x8864))
+    assert (row["ip_version"], row["l3_offset"]) == (None, 30)
+
+
+SNAP = bytes.fromhex("aaaa030000000800")
+WIFI = b"".join(bytes([0x02, 0, 0, 0, 0, last]) for last in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("flags", "src", "dst", "more"),
+    [(0, 2, 1, b""), (1, 2, 3, b""), (2, 3, 1, b""), (3, 4, 3, b"\2\0\0\0\0\4")],
+)
+@pytest.mark.parametrize("quality", [False, True])
+@pytest.mark.parametrize("radiotap", [b"", bytes([0, 0, 12, 0]) + bytes(8)])
+def test_wifi(flags, src, dst, more, quality, radiotap):
+    head = bytes([0x88 if quality else 0x08, flags, 0, 0]) + WIFI + bytes(2) + more + bytes(2 * quality)
+    row = layers_of(radiotap + head + SNAP + ipv4(udp()), 127 if radiotap else 105)
+    assert is_udp(row, offset=16 + len(radiotap) + len(head) + 8 + 28)
+    assert (row["src_mac"], row["dst_mac"]) == (0x020000000000 + src, 0x020000000000 + dst)
+
+
+@pytest.mark.parametrize("kind", [b"\x08\x40", b"\x48\x00", b"\x80\x00", b"\xb4\x00"])
+def test_wifi_that_carries_nothing_readable(kind):
+    row = layers_of(kind + bytes(2) + WIFI + bytes(2) + SNAP + ipv4(udp()), 105)
+    assert row["ip_version"] is None
+    assert (row["dst_mac"] is None) == (kind[0] == 0xB4)
+
+
 def test_a_cooked_address_of_another_length_is_no_mac():
     head = struct.pack(">HHH8sH", 0, 512, 0, bytes(8), 0x0800)
     assert layers_of(head + ipv4(udp()), 113)["src_mac"] is None
@@ -145,7 +208,7 @@ def test_the_upper_half_of_the_link_type_does_not_matter():
     assert is_udp(layers_of(ethernet(ipv4(udp())) + b"fcs!", 0x5000_0001))
 
 
-@pytest.mark.parametrize("link_type", [105, 127, 147, 65535])
+@pytest.mark.parametrize("link_type", [119, 147, 163, 65535])
 def test_unknown_link_types_give_nulls(link_type):
     assert set(layers_of(ethernet(ipv4(udp())), link_type).values()) == {None}
 
@@ -268,13 +331,15 @@ def test_other_protocols(protocol, header, size):
 
 
 FRAMES = [
+    ethernet(b"\0\1\0\xff\0\1\1\xff" + ipv4(udp()), 0x8847),
+    ethernet(bytes.fromhex("1100000100210021") + ipv4(udp()), 0x8864),
     ethernet(ipv4(tcp(options=b"\1" * 12), 6)),
     ethernet(ipv6(extension(17) + udp(), 0), 0x86DD),
     ethernet(struct.pack(">HH", 7, 0x0800) + ipv4(bytes([3, 4]) + bytes(9), 1), 0x8100),
 ]
 
 
-@pytest.mark.parametrize("frame", FRAMES, ids=["tcp", "ipv6", "vlan"])
+@pytest.mark.parametrize("frame", FRAMES, ids=["mpls", "pppoe", "tcp", "ipv6", "vlan"])
 def test_a_cut_packet_gives_what_it_holds_and_nulls(frame):
     """What a cut packet tells is what the whole one tells, whatever stands behind it in the buffer."""
     whole = layers_of(frame)
@@ -288,7 +353,7 @@ def test_a_cut_packet_gives_what_it_holds_and_nulls(frame):
             wrong = {
                 name
                 for name, value in row.items()
-                if value not in (None, whole[name]) and name not in ("payload_bytes", "ethertype")
+                if value not in (None, whole[name]) and name not in ("payload_bytes", "ethertype", "l3_offset")
             }
             assert wrong == set()
     assert told[0].equals(told[1])

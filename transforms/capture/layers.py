@@ -4,52 +4,45 @@ Nothing is decoded packet by packet. The bytes of a header are gathered for 16,3
 and cut into fields; VLAN tags and IPv6 extension headers are followed for the few that have them.
 A field that the capture does not hold (cut short, another protocol) is null and never an error.
 
-Source: RFC 791, 8200, 9293, 768, 792, 4443, IEEE 802.1Q; link types by the registry of tcpdump.org.
+Source: RFC 791, 8200, 4302, 9293, 768, 792, 4443, 9260, 4340, 2784.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from transforms.capture.links import (
+    IPV4,
+    IPV6,
+    LINKS,
+    SLACK,
+    Chunk,
+    Fields,
+    Ints,
+    Link,
+    Mask,
+    lay_out,
+)
 from transforms.capture.packets import HEADER_BYTES, Packets
-
-Ints: TypeAlias = "NDArray[np.int64]"
-Mask: TypeAlias = "NDArray[np.bool_]"
-Fields: TypeAlias = "NDArray[Any]"
 
 # So many headers stay near the processor while their fields are cut out of them; fewer cost more
 # calls for each packet, more leave the cache (measured: 4,096 and 65,536 are both slower).
 CHUNK_PACKETS = 16_384
-# A gather may reach so far behind the end of the record that it begins in.
-_SLACK = np.zeros(64, np.uint8)
-
-IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 DCCP, GRE, SCTP, UDPLITE, AH, FRAGMENT = 33, 47, 132, 136, 51, 44
 MOST_EXTENSIONS = 6
 _MAPPED = np.uint64(0xFFFF_0000_0000)  # ::ffff:0:0/96
-_LEAST_ETHERTYPE = 0x600  # below, the field is the length of an IEEE 802.3 frame
 
 
-def _fields(size: int, **places: tuple[str, int]) -> np.dtype[Any]:
-    """Lay out a header: each field's type and its offset; fields may overlap."""
-    kinds, offsets = zip(*places.values(), strict=True)
-    return np.dtype({"names": [*places], "formats": kinds, "offsets": offsets, "itemsize": size})
-
-
-# A hardware address is the upper 48 bits of the 8 bytes that begin with it.
-_ETHERNET = _fields(14, dst=(">u8", 0), src=(">u8", 6), ethertype=(">u2", 12))
-_COOKED = _fields(16, length=(">u2", 4), mac=(">u8", 6), ethertype=(">u2", 14))
-_COOKED_2 = _fields(20, ethertype=(">u2", 0), length=("u1", 11), mac=(">u8", 12))
-_IP = _fields(
+_IP = lay_out(
     40,
     first=("u1", 0),
     total=(">u2", 2),
@@ -66,7 +59,7 @@ _IP = _fields(
     dst_high=(">u8", 24),
     dst_low=(">u8", 32),
 )
-_TRANSPORT = _fields(
+_TRANSPORT = lay_out(
     20,
     src_port=(">u2", 0),
     dst_port=(">u2", 2),
@@ -96,7 +89,7 @@ _COLUMNS: dict[str, tuple[type[np.generic], str]] = {
     "src_mac": (np.uint64, "src_mac"),
     "dst_mac": (np.uint64, "dst_mac"),
     "ethertype": (np.uint16, "ethertype"),
-    "l3_offset": (np.int32, "link"),
+    "l3_offset": (np.int32, "l3_offset"),
     "ip_version": (np.uint8, "ip"),
     "src_ip_high": (np.uint64, "ip"),
     "src_ip_low": (np.uint64, "ip"),
@@ -108,44 +101,12 @@ _COLUMNS: dict[str, tuple[type[np.generic], str]] = {
     "l4_offset": (np.int32, "protocol"),
     "src_port": (np.uint16, "ports"),
     "dst_port": (np.uint16, "ports"),
-    "tcp_flags": (np.uint8, "tcp"),
+    "tcp_flags": (np.uint8, "tcp_flags"),
     "icmp_type": (np.uint8, "icmp"),
     "icmp_code": (np.uint8, "icmp"),
     "payload_offset": (np.int32, "payload"),
     "payload_bytes": (np.int32, "payload"),
 }
-
-
-@dataclass
-class _Chunk:
-    """Some packets on their way through the layers. Places are offsets into `octets`."""
-
-    octets: NDArray[np.uint8]
-    starts: Ints
-    ends: Ints
-    columns: dict[str, Fields]
-    valid: dict[str, Mask]
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def gather(self, places: Ints, fields: np.dtype[Any]) -> Fields:
-        """Copy the bytes at each place and see them as fields."""
-        shape = (len(self.octets) - fields.itemsize + 1,)
-        windows: Fields = np.ndarray(shape, f"V{fields.itemsize}", self.octets, strides=(1,))
-        return windows[places].view(fields)
-
-    def bounded(self, places: Ints) -> Ints:
-        """Keep places within their records, so that a gather stays within the buffer."""
-        return np.minimum(places, self.ends)
-
-
-@dataclass
-class _Link:
-    """Where the network layer begins, and what is said of it; the ethertype is 0 where none is."""
-
-    l3: Ints
-    ethertype: NDArray[np.uint16]
 
 
 def read_layers(packets: Packets) -> pl.DataFrame:
@@ -161,30 +122,46 @@ def read_layers(packets: Packets) -> pl.DataFrame:
     header counted; `payload_bytes` is what was captured of the payload, padding and frame check
     sequence left out. Link types that are not understood give nulls.
     """
-    rows = len(packets)
+    return _read_spans(packets.records, packets.starts[:-1], packets.starts[1:], packets.interface.link_type)
+
+
+def read_inner_layers(packets: Packets, rows: Ints, offsets: Ints, link_type: int) -> pl.DataFrame:
+    """Read what a tunnel carries, as if it were a packet of its own.
+
+    Shape: `rows` are numbers of packets, rising, and `offsets` the places from each record's start
+    where the inner packet begins, all of one link type; the columns are those of `read_layers`, one
+    row for each of `rows`.
+    Units: the offset columns count from each record's start as well.
+    """
+    starts, ends = packets.starts[rows] + offsets - HEADER_BYTES, packets.starts[rows + 1]
+    layers = _read_spans(packets.records, starts, ends, link_type)
+    moved = pl.Series("moved", offsets - HEADER_BYTES).cast(pl.Int32)
+    return layers.with_columns(pl.col("l3_offset", "l4_offset", "payload_offset") + moved)
+
+
+def _read_spans(octets: NDArray[np.uint8], starts: Ints, ends: Ints, link_type: int) -> pl.DataFrame:
+    rows = len(starts)
     columns = {name: np.zeros(rows, kind) for name, (kind, _) in _COLUMNS.items()}
     valid = {group: np.zeros(rows, bool) for _, group in _COLUMNS.values()}
-    read_link = _LINKS.get(packets.interface.link_type & 0xFFFF)
+    read_link = LINKS.get(link_type & 0xFFFF)
     if read_link is not None:
         for first in range(0, rows, CHUNK_PACKETS):
-            chunk = _cut_chunk(packets, slice(first, first + CHUNK_PACKETS), columns, valid)
+            cut = slice(first, first + CHUNK_PACKETS)
+            chunk = Chunk(
+                *_with_slack(octets, starts[cut], ends[cut]),
+                {name: column[cut] for name, column in columns.items()},
+                {group: mask[cut] for group, mask in valid.items()},
+            )
             _read_network(chunk, read_link(chunk))
     return pl.DataFrame({name: _series(columns[name], valid[group]) for name, (_, group) in _COLUMNS.items()})
 
 
-def _cut_chunk(packets: Packets, rows: slice, columns: dict[str, Fields], valid: dict[str, Mask]) -> _Chunk:
-    bounds = packets.starts[rows.start : rows.stop + 1]
-    octets, origin = packets.records, 0
-    if bounds[-1] + len(_SLACK) > len(octets):
-        origin = int(bounds[0])
-        octets = np.concatenate((octets[origin : bounds[-1]], _SLACK))
-    return _Chunk(
-        octets,
-        bounds[:-1] - origin,
-        bounds[1:] - origin,
-        {name: column[rows] for name, column in columns.items()},
-        {group: mask[rows] for group, mask in valid.items()},
-    )
+def _with_slack(octets: NDArray[np.uint8], starts: Ints, ends: Ints) -> tuple[NDArray[np.uint8], Ints, Ints]:
+    """Copy the last records out, so that a gather may reach behind the last byte."""
+    if ends[-1] + len(SLACK) <= len(octets):
+        return octets, starts, ends
+    origin = int(starts[0])
+    return np.concatenate((octets[origin : ends[-1]], SLACK)), starts - origin, ends - origin
 
 
 def _series(column: Fields, valid: Mask) -> pl.Series:
@@ -201,103 +178,6 @@ def _series(column: Fields, valid: Mask) -> pl.Series:
 
 def _buffer(array: Fields) -> pa.Buffer:
     return pa.py_buffer(cast("bytes", array))  # any object with a buffer; the stubs know fewer
-
-
-# -- the link layer -----------------------------------------------------------------------------
-
-
-def _read_ethernet(chunk: _Chunk) -> _Link:
-    head = chunk.gather(chunk.starts + HEADER_BYTES, _ETHERNET)
-    l3 = chunk.starts + (HEADER_BYTES + 14)
-    captured = chunk.ends >= l3
-    _put(chunk, "dst_mac", head["dst"] >> np.uint64(16), captured)
-    _put(chunk, "src_mac", head["src"] >> np.uint64(16), captured)
-    link = _Link(l3, head["ethertype"].astype(np.uint16))
-    _skip_tags(chunk, link)
-    _skip_snap(chunk, link)
-    return _with_ethertype(chunk, link)
-
-
-def _skip_tags(chunk: _Chunk, link: _Link) -> None:
-    """Step over up to two VLAN tags (IEEE 802.1Q and 802.1ad, and 0x9100 of older switches)."""
-    for _ in range(2):
-        tags = (link.ethertype == 0x8100) | (link.ethertype == 0x88A8) | (link.ethertype == 0x9100)
-        rows = np.flatnonzero(tags)
-        if not rows.size:
-            return
-        places = np.minimum(link.l3[rows], chunk.ends[rows])
-        link.ethertype[rows] = chunk.gather(places + 2, np.dtype(">u2"))
-        link.l3[rows] += 4
-
-
-def _skip_snap(chunk: _Chunk, link: _Link) -> None:
-    """Step over LLC with SNAP in IEEE 802.3 frames (RFC 1042); other LLC has no ethertype."""
-    rows = np.flatnonzero(link.ethertype < _LEAST_ETHERTYPE)
-    if rows.size:
-        places = np.minimum(link.l3[rows], chunk.ends[rows])
-        octets = chunk.gather(places, np.dtype(">u8"))
-        snap = (octets >> np.uint64(16)) == 0xAAAA_0300_0000
-        link.ethertype[rows] = np.where(snap, octets & np.uint64(0xFFFF), 0)
-        link.l3[rows] += np.where(snap, 8, 0)
-
-
-def _with_ethertype(chunk: _Chunk, link: _Link) -> _Link:
-    link.ethertype[chunk.ends < link.l3] = 0
-    _put(chunk, "ethertype", link.ethertype, link.ethertype != 0)
-    return link
-
-
-def _read_cooked(chunk: _Chunk) -> _Link:
-    """Read the header of Linux' capture on `any`, version 1."""
-    return _read_any(chunk, _COOKED)
-
-
-def _read_cooked_2(chunk: _Chunk) -> _Link:
-    """Read the header of Linux' capture on `any`, version 2."""
-    return _read_any(chunk, _COOKED_2)
-
-
-def _read_any(chunk: _Chunk, fields: np.dtype[Any]) -> _Link:
-    at = chunk.starts + HEADER_BYTES
-    head = chunk.gather(at, fields)
-    link = _Link(at + fields.itemsize, head["ethertype"].astype(np.uint16))
-    is_mac = (head["length"] == 6) & (chunk.ends >= link.l3)
-    _put(chunk, "src_mac", head["mac"] >> np.uint64(16), is_mac)
-    link.ethertype[link.ethertype < _LEAST_ETHERTYPE] = 0
-    _skip_tags(chunk, link)
-    return _with_ethertype(chunk, link)
-
-
-def _read_raw(chunk: _Chunk) -> _Link:
-    """Nothing stands before the IP header; its version says which it is."""
-    return _by_version(chunk, chunk.starts + HEADER_BYTES)
-
-
-def _read_loopback(chunk: _Chunk) -> _Link:
-    """Step over BSD's address family; each system has its own number for IPv6, in its own order."""
-    at = chunk.starts + HEADER_BYTES
-    family = chunk.gather(at, np.dtype(">u4"))
-    family = np.where(family > 0xFFFF, family.byteswap(), family)
-    link = _by_version(chunk, at + 4)
-    link.ethertype[~np.isin(family, (2, 24, 28, 30))] = 0
-    return link
-
-
-def _by_version(chunk: _Chunk, l3: Ints) -> _Link:
-    version = chunk.gather(chunk.bounded(l3), np.dtype("u1")) >> 4
-    ethertypes = np.zeros(256, np.uint16)
-    ethertypes[[4, 6]] = IPV4, IPV6
-    return _Link(l3, ethertypes[version])
-
-
-_LINKS: dict[int, Callable[[_Chunk], _Link]] = {
-    0: _read_loopback,
-    108: _read_loopback,
-    1: _read_ethernet,
-    **dict.fromkeys((12, 14, 101, 228, 229), _read_raw),
-    113: _read_cooked,
-    276: _read_cooked_2,
-}
 
 
 # -- the network layer --------------------------------------------------------------------------
@@ -317,29 +197,24 @@ class _Network:
     later: Mask
 
 
-def _put(chunk: _Chunk, name: str, values: Fields, valid: Mask) -> None:
-    chunk.columns[name][:] = values
-    chunk.valid[_COLUMNS[name][1]][:] = valid
-
-
-def _read_network(chunk: _Chunk, link: _Link) -> None:
-    _put(chunk, "l3_offset", link.l3 - chunk.starts, link.l3 <= chunk.ends)
+def _read_network(chunk: Chunk, link: Link) -> None:
+    chunk.put("l3_offset", link.l3 - chunk.starts, link.l3 <= chunk.ends)
     head = chunk.gather(chunk.bounded(link.l3), _IP)
     left = chunk.ends - link.l3
-    is_ipv4 = (link.ethertype == IPV4) & ((head["first"] & 0xF0) == 0x40) & (left >= 20)
+    is_ipv4 = (link.network == IPV4) & ((head["first"] & 0xF0) == 0x40) & (left >= 20)
     is_ipv4 &= (head["first"] & 0x0F) >= 5
-    is_ipv6 = (link.ethertype == IPV6) & ((head["first"] & 0xF0) == 0x60) & (left >= 40)
+    is_ipv6 = (link.network == IPV6) & ((head["first"] & 0xF0) == 0x60) & (left >= 40)
     chunk.valid["ip"][:] = is_ipv4 | is_ipv6
     network = _read_ipv4(chunk, link.l3, head, is_ipv4)
     if is_ipv6.any():
         _read_ipv6(chunk, link.l3, head, np.flatnonzero(is_ipv6), network)
     network.known &= network.l4 <= network.stop
-    _put(chunk, "protocol", network.protocol, network.known)
+    chunk.put("protocol", network.protocol, network.known)
     chunk.columns["l4_offset"][:] = network.l4 - chunk.starts
     _read_transport(chunk, network)
 
 
-def _read_ipv4(chunk: _Chunk, l3: Ints, head: Fields, is_ipv4: Mask) -> _Network:
+def _read_ipv4(chunk: Chunk, l3: Ints, head: Fields, is_ipv4: Mask) -> _Network:
     """Read all rows as IPv4, since nearly all are; what is not is overwritten or null."""
     columns = chunk.columns
     columns["ip_version"][:] = 4
@@ -356,7 +231,7 @@ def _read_ipv4(chunk: _Chunk, l3: Ints, head: Fields, is_ipv4: Mask) -> _Network
     return _Network(l3 + size, stop, head["protocol"].copy(), is_ipv4, later)
 
 
-def _read_ipv6(chunk: _Chunk, l3: Ints, heads: Fields, rows: Ints, network: _Network) -> None:
+def _read_ipv6(chunk: Chunk, l3: Ints, heads: Fields, rows: Ints, network: _Network) -> None:
     head, columns = heads[rows], chunk.columns
     columns["ip_version"][rows] = 6
     for name in ("src", "dst"):
@@ -375,7 +250,7 @@ def _read_ipv6(chunk: _Chunk, l3: Ints, heads: Fields, rows: Ints, network: _Net
     _skip_extensions(chunk, rows, network)
 
 
-def _skip_extensions(chunk: _Chunk, rows: Ints, network: _Network) -> None:
+def _skip_extensions(chunk: Chunk, rows: Ints, network: _Network) -> None:
     """Step over IPv6 extension headers; a longer chain keeps the number of the header it stops at."""
     for _ in range(MOST_EXTENSIONS):
         rows = rows[(_UNITS[network.protocol[rows]] > 0) & ~network.later[rows]]
@@ -401,7 +276,7 @@ def _skip_extensions(chunk: _Chunk, rows: Ints, network: _Network) -> None:
 # -- the transport layer ------------------------------------------------------------------------
 
 
-def _read_transport(chunk: _Chunk, network: _Network) -> None:
+def _read_transport(chunk: Chunk, network: _Network) -> None:
     columns, valid = chunk.columns, chunk.valid
     protocol = network.protocol
     head = chunk.gather(chunk.bounded(network.l4), _TRANSPORT)
@@ -411,7 +286,7 @@ def _read_transport(chunk: _Chunk, network: _Network) -> None:
     columns["dst_port"][:] = head["dst_port"]
     valid["ports"][:] = begins & _HAS_PORTS[protocol] & (left >= 4)
     is_tcp = begins & (protocol == TCP)
-    _put(chunk, "tcp_flags", head["flags"], is_tcp & (left >= 14))
+    chunk.put("tcp_flags", head["flags"], is_tcp & (left >= 14))
     columns["icmp_type"][:] = head["type"]
     columns["icmp_code"][:] = head["code"]
     valid["icmp"][:] = begins & _IS_ICMP[protocol] & (left >= 2)
