@@ -89,8 +89,9 @@ def read_headers(window: Window, at: Offsets, is_big: bool) -> NDArray[np.void]:
 
 
 def walk_normal(records: Window, interface: Interface) -> Offsets:
-    """Find the records in bytes of normal form. Shape: as `walk`."""
-    layout = _lay_out(_NANOSECONDS if interface.unit_ns == 1 else 0, False, (2, 4), interface.link_type)
+    """Find the records in bytes of normal form, such as a stored block's. Shape: as `walk`."""
+    magic = _NANOSECONDS if interface.unit_ns == 1 else _MICROSECONDS
+    layout = _lay_out(magic, False, (2, 4), interface.link_type)
     return walk(records, layout.framing, _probe_for(records, layout))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from transforms.capture.ngblocks import PCAPNG_MAGIC
 from transforms.capture.packets import Packets
 from transforms.capture.parts import Opening, Side
 from transforms.capture.pcap import is_pcap, read_pcap
+from transforms.capture.pcapng import read_pcapng
 from transforms.streams import MAX_DELIVERY_BYTES, Damage, PlainBytes
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ def read_capture(
     magic = plain.window(4).tobytes()
     if not magic:
         yield plain.stop(plain.failure or "the file is empty")
+    elif magic == PCAPNG_MAGIC:
+        yield from read_pcapng(plain)
     elif is_pcap(magic):
         yield from read_pcap(plain)
     else:

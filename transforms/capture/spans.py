@@ -25,7 +25,9 @@ def gather_spans(
     import pyarrow as pa
 
     count = len(begins)
-    if count and begins[0] < 0:
+    if not (count if order is None else len(order)):
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    if begins[0] < 0:
         missing = int(-begins[0])
         window = np.concatenate((np.zeros(missing, np.uint8), window))
         begins, ends = begins + missing, ends + missing
@@ -38,7 +40,7 @@ def gather_spans(
     )
     chosen = np.arange(1, 2 * count, 2) if order is None else 2 * order + 1
     _, places_out, values = column.take(chosen).buffers()
-    starts = np.frombuffer(cast("memoryview", places_out), np.int64)[: count + 1]
+    starts = np.frombuffer(cast("memoryview", places_out), np.int64)[: len(chosen) + 1]
     return np.frombuffer(cast("memoryview", values), np.uint8)[: starts[-1]], starts
 
 
