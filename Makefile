@@ -48,8 +48,9 @@ test-browser: setup  ## the pages in a real browser (arrives with the service)
 	@echo "no pages yet: they arrive with the service"; exit 1
 
 test-corpus: setup  ## suites over real data in ../shared/data, or CORPUS=folder
-	@test -d "$${CORPUS:-../shared/data}" || { echo "no corpus: give CORPUS=folder"; exit 1; }
-	@$(BIN)/python -m pytest tests/golden tests/functional -q
+	@test -d "$${CORPUS:-../shared/data}" || { echo "no corpus: give CORPUS=folder, one with captures in it"; exit 1; }
+	@command -v editcap tshark >/dev/null || { echo "no Wireshark tools: apt-get install wireshark-common tshark"; exit 1; }
+	@CORPUS="$${CORPUS:-../shared/data}" $(BIN)/python -m pytest tests/corpus tests/golden tests/functional -q
 
 lock: .venv/ready  ## resolve the dependencies anew
 	@$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
