@@ -25,7 +25,8 @@ from transforms.capture.reading import Damage, read_capture
 CORPUS = Path(os.environ.get("CORPUS", "../shared/data")).resolve()
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "captures_corpus.json"
 SUFFIXES = (".pcap", ".pcapng", ".cap", ".ntar", ".gz", ".zst")
-FILES = sorted(path for path in CORPUS.rglob("*") if path.suffix in SUFFIXES and "capture" in str(path))
+FOLDER = CORPUS / "captures" if (CORPUS / "captures").is_dir() else CORPUS
+FILES = sorted(path for path in FOLDER.rglob("*") if path.suffix in SUFFIXES)
 # A link type that no tool rewrites (LINKTYPE_USER0).
 PLAIN_LINK_TYPE = 147
 
