@@ -122,6 +122,16 @@ def read_layers(packets: Packets) -> pl.DataFrame:
     header counted; `payload_bytes` is what was captured of the payload, padding and frame check
     sequence left out. Link types that are not understood give nulls.
     """
+    return fields_to_frame(*read_fields(packets))
+
+
+def read_fields(packets: Packets) -> tuple[dict[str, Fields], dict[str, Mask]]:
+    """Read what `read_layers` does, as plain arrays: each column, and where its group is not null.
+
+    Shape: columns by name; masks by group: `ip` for what an IP header says, `ports`, `icmp`, `payload`,
+    `protocol` (with `l4_offset`), else the column's own name. Where a mask is false, a column holds
+    anything.
+    """
     return _read_spans(packets.records, packets.starts[:-1], packets.starts[1:], packets.interface.link_type)
 
 
@@ -134,12 +144,14 @@ def read_inner_layers(packets: Packets, rows: Ints, offsets: Ints, link_type: in
     Units: the offset columns count from each record's start as well.
     """
     starts, ends = packets.starts[rows] + offsets - HEADER_BYTES, packets.starts[rows + 1]
-    layers = _read_spans(packets.records, starts, ends, link_type)
+    layers = fields_to_frame(*_read_spans(packets.records, starts, ends, link_type))
     moved = pl.Series("moved", offsets - HEADER_BYTES).cast(pl.Int32)
     return layers.with_columns(pl.col("l3_offset", "l4_offset", "payload_offset") + moved)
 
 
-def _read_spans(octets: NDArray[np.uint8], starts: Ints, ends: Ints, link_type: int) -> pl.DataFrame:
+def _read_spans(
+    octets: NDArray[np.uint8], starts: Ints, ends: Ints, link_type: int
+) -> tuple[dict[str, Fields], dict[str, Mask]]:
     rows = len(starts)
     columns = {name: np.zeros(rows, kind) for name, (kind, _) in _COLUMNS.items()}
     valid = {group: np.zeros(rows, bool) for _, group in _COLUMNS.values()}
@@ -153,6 +165,11 @@ def _read_spans(octets: NDArray[np.uint8], starts: Ints, ends: Ints, link_type: 
                 {group: mask[cut] for group, mask in valid.items()},
             )
             _read_network(chunk, read_link(chunk))
+    return columns, valid
+
+
+def fields_to_frame(columns: dict[str, Fields], valid: dict[str, Mask]) -> pl.DataFrame:
+    """Turn what `read_fields` gave into what `read_layers` gives; the numbers are not copied."""
     return pl.DataFrame({name: _series(columns[name], valid[group]) for name, (_, group) in _COLUMNS.items()})
 
 
@@ -346,11 +363,10 @@ def _number_narrow(low: pl.Series) -> tuple[pl.Series, NDArray[np.uint8]]:
 
 
 def _number_wide(high: pl.Series, low: pl.Series) -> tuple[pl.Series, NDArray[np.uint8]]:
-    low_array = low.rechunk().to_arrow()
     pairs = np.empty((len(low), 2), ">u8")
     pairs[:, 0] = high.fill_null(0).to_numpy()
     pairs[:, 1] = low.fill_null(0).to_numpy()
-    bitmap = low_array.is_valid().buffers()[1] if low_array.null_count else None
+    bitmap = _buffer(np.packbits(low.is_not_null().to_numpy(), bitorder="little"))
     array = pa.Array.from_buffers(pa.binary(16), len(low), [bitmap, _buffer(pairs)])
     encoded = array.dictionary_encode()
     octets = np.frombuffer(b"".join(cast("list[bytes]", encoded.dictionary.to_pylist())), np.uint8)
