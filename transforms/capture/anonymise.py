@@ -49,6 +49,7 @@ from transforms.errors import UsageError
 
 Rows: TypeAlias = "NDArray[np.intp]"
 Sums: TypeAlias = "NDArray[np.uint32]"
+Codes: TypeAlias = "NDArray[np.uint32]"
 Scheme: TypeAlias = Literal["ipcrypt-pfx", "cryptopan"]
 
 _SCHEMES: dict[str, Callable[[Octets, bytes], Octets]] = {
@@ -96,8 +97,8 @@ class _Table:
     high: NDArray[np.uint64]
     low: NDArray[np.uint64]
     change: Sums
-    src: NDArray[np.uint32]
-    dst: NDArray[np.uint32]
+    src: Codes
+    dst: Codes
 
 
 def anonymise_packets(
@@ -130,12 +131,13 @@ def anonymise_packets(
     arp = find_arp(packets, columns, valid)
     records, starts = _copy_beginnings(packets, kept)
     result = _Rewriting(records, starts, kept, columns, valid)
+    link_type = packets.interface.link_type & 0xFFFF
+    dst, src = (code.fill_null(0).to_numpy() for code in codes)
     for first in range(0, len(packets), CHUNK_PACKETS):
-        result.rewrite_ip(slice(first, first + CHUNK_PACKETS), table)
+        cut = slice(first, first + CHUNK_PACKETS)
+        result.rewrite_ip(cut, table)
+        result.rewrite_macs(cut, link_type, new_macs, dst[cut], src[cut])
     result.rewrite_redirects(encrypt)
-    result.rewrite_macs(
-        packets.interface.link_type & 0xFFFF, new_macs, [code.fill_null(0).to_numpy() for code in codes]
-    )
     result.rewrite_arp(arp[kept[arp] > columns["l3_offset"][arp]], encrypt, keys.mac)
     return Packets(packets.interface, records, starts, packets.era)
 
@@ -294,19 +296,21 @@ class _Rewriting:
         _scatter(self.records, places + 2, _update(checksum, _change(old, new)).astype(_WORD_FIELD))
         _scatter(self.records, places + 4, _joined(new[:, 12:]))
 
-    def rewrite_macs(self, link_type: int, macs: Octets, codes: list[NDArray[np.uint32]]) -> None:
+    def rewrite_macs(self, cut: slice, link_type: int, macs: Octets, dst: Codes, src: Codes) -> None:
         """Put the permuted hardware addresses into the link headers."""
-        rows = np.flatnonzero(self.kept > HEADER_BYTES)
+        rows = np.flatnonzero(self.kept[cut] > HEADER_BYTES)
+        places = self.starts[cut.start + rows] + HEADER_BYTES
         if link_type == ETHERNET:
-            pair = np.concatenate([macs[code[rows]] for code in codes], axis=1)
-            _scatter(self.records, self.starts[rows] + HEADER_BYTES, _joined(pair))
+            items = _joined(macs)
+            pair = np.empty(len(rows), [("dst", "V6"), ("src", "V6")])
+            pair["dst"], pair["src"] = items[dst[rows]], items[src[rows]]
+            _scatter(self.records, places, pair)
         elif link_type in _COOKED_MAC_AT:
             # An address of another length may be an IP address, of a tunnel: it is not kept.
-            field_bytes = np.zeros((len(rows), 8), np.uint8)
-            known = self.valid["src_mac"][rows]
-            field_bytes[known, :6] = macs[codes[1][rows[known]]]
-            places = self.starts[rows] + HEADER_BYTES + _COOKED_MAC_AT[link_type]
-            _scatter(self.records, places, _joined(field_bytes))
+            octets = np.zeros((len(rows), 8), np.uint8)
+            known = self.valid["src_mac"][cut][rows]
+            octets[known, :6] = macs[src[rows[known]]]
+            _scatter(self.records, places + _COOKED_MAC_AT[link_type], _joined(octets))
 
     def rewrite_arp(self, rows: Rows, encrypt: Callable[[Octets], Octets], mac_key: bytes) -> None:
         """Rewrite both pairs of addresses in ARP bodies."""
