@@ -16,12 +16,16 @@ from transforms.capture.walk import Framing, Offsets, Window, read_words, walk
 
 Order: TypeAlias = Literal["little", "big"]
 ORDERS: dict[bool, Order] = {False: "little", True: "big"}
+_MARKS = {"little": "<", "big": ">"}
 
 SECTION, INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 # The largest packet that is believed, and what may stand around it.
 MOST_BLOCK_BYTES = (128 << 20) + (16 << 20)
 PCAPNG_MAGIC = SECTION.to_bytes(4, "big")  # the same in either order
 _ORDER_MAGICS = {(0x1A2B3C4D).to_bytes(4, order): order for order in ORDERS.values()}
+# What an enhanced packet block has before its data.
+_HEADER_NAMES = ("type", "length", "interface", "high", "low", "captured", "original")
+_HEADERS = {order: np.dtype([(name, f"{mark}u4") for name in _HEADER_NAMES]) for order, mark in _MARKS.items()}
 _FRAMINGS = {
     order: Framing(12, 4, 0, MOST_BLOCK_BYTES, is_big=is_big, is_repeated=True)
     for is_big, order in ORDERS.items()
@@ -63,6 +67,20 @@ class Blocks:
             return read_words(self.window, places, self.is_big)
         little, big = (read_words(self.window, places, is_big) for is_big in (False, True))
         return np.where(self.is_big[rows], big, little)
+
+    def packet_headers(self, rows: Offsets) -> NDArray[np.void]:
+        """Read the first 28 bytes of packet blocks, gathered once. Shape: a structured array, by row."""
+        size = _HEADERS["little"].itemsize
+        if not len(rows):
+            return np.empty(0, _HEADERS["little"])
+        places = np.ndarray((len(self.window) - size + 1,), f"V{size}", self.window, strides=(1,))
+        gathered = places[self.starts[rows]]
+        if isinstance(self.is_big, bool):
+            return gathered.view(_HEADERS[ORDERS[self.is_big]])
+        headers = gathered.view(_HEADERS["little"]).copy()
+        is_big = self.is_big[rows]
+        headers[is_big] = gathered[is_big].view(_HEADERS["big"]).astype(_HEADERS["little"])
+        return headers
 
     def halves(self, rows: Offsets, at: int) -> Offsets:
         """Read a 16-bit word of some blocks; two more bytes are there."""

@@ -34,7 +34,7 @@ from transforms.capture.spans import gather_spans, write_headers
 from transforms.capture.walk import Offsets
 from transforms.streams import Damage, PlainBytes
 
-WINDOW_BYTES = 8 << 20
+WINDOW_BYTES = 4 << 20
 # Names, statistics and secrets are kept whole; nobody writes more than this into one block.
 MOST_SIDE_BYTES = 16 << 20
 # Each interface is an entry of a table that is held as long as the file is read.
@@ -61,6 +61,20 @@ class _Interfaces:
         resolution = _read_resolution(block, order)
         self.known.append(Interface(len(self.known), link_type, snaplen, resolution.unit_ns))
         self.resolutions.append(resolution)
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """What a window's packet blocks say: an entry for each."""
+
+    numbers: Offsets  # of interfaces
+    ticks: NDArray[np.uint64]
+    captured: Offsets
+    original: Offsets
+
+    def before(self, count: int) -> _Fields:
+        """Give the first ones."""
+        return _Fields(self.numbers[:count], self.ticks[:count], self.captured[:count], self.original[:count])
 
 
 @dataclass(frozen=True)
@@ -132,14 +146,15 @@ def _read_blocks(blocks: Blocks, interfaces: _Interfaces) -> tuple[int, str | No
     begun = np.append(interfaces.section_begun, counts[sections])
     bases = begun[np.cumsum(before == SECTION)]
     interfaces.section_begun = int(begun[-1])
-    rows = np.flatnonzero((before == PACKET) | (before == SIMPLE_PACKET) | (before == OLD_PACKET))
-    numbers = _interface_numbers(blocks, rows) + bases[rows]
-    unknown = np.flatnonzero(numbers >= counts[rows])
+    rows = np.flatnonzero(_are_packets(before))
+    fields = _gather_fields(blocks, rows)
+    np.add(fields.numbers, bases[rows], out=fields.numbers)
+    unknown = np.flatnonzero(fields.numbers >= counts[rows])
     if unknown.size:
-        rows, numbers = rows[: unknown[0]], numbers[: unknown[0]]
-        bad, reason = int(np.flatnonzero(_are_packets(before))[unknown[0]]), "a packet of no interface"
-    columns, invalid = _read_columns(blocks, rows, numbers, interfaces)
-    for wrong, why in invalid:
+        bad, reason = int(rows[unknown[0]]), "a packet of no interface"
+        rows, fields = rows[: unknown[0]], fields.before(int(unknown[0]))
+    columns = _read_columns(blocks, rows, fields, interfaces)
+    for wrong, why in _find_wrong(blocks, columns, interfaces):
         if wrong.any() and (row := int(rows[np.argmax(wrong)])) < bad:
             bad, reason = row, why
     return bad, reason, columns.before(bad)
@@ -174,62 +189,67 @@ def _first_bad(blocks: Blocks, described: int) -> tuple[int, str | None]:
     return bad, reason
 
 
-def _interface_numbers(blocks: Blocks, rows: Offsets) -> Offsets:
-    """Read which of its section's interfaces each packet came from; a simple one from the first."""
+def _gather_fields(blocks: Blocks, rows: Offsets) -> _Fields:
+    """Gather what packet blocks say, as it stands there."""
     kinds = blocks.types[rows]
-    if (kinds == PACKET).all():
-        return blocks.words(rows, 8)
-    numbers = np.where(kinds == PACKET, blocks.words(rows, 8), 0)
-    old = np.flatnonzero(kinds == OLD_PACKET)
-    numbers[old] = blocks.halves(rows[old], 8)
-    return numbers
+    full = np.flatnonzero(kinds != SIMPLE_PACKET)
+    headers = blocks.packet_headers(rows[full])
+    numbers, captured, original = (
+        headers[name].astype(np.int64) for name in ("interface", "captured", "original")
+    )
+    ticks = headers["high"].astype(np.uint64) << np.uint64(32) | headers["low"]
+    old = np.flatnonzero(kinds[full] == OLD_PACKET)
+    numbers[old] = blocks.halves(rows[full[old]], 8)
+    if len(full) == len(rows):
+        return _Fields(numbers, ticks, captured, original)
+    spread = np.zeros((3, len(rows)), np.int64)
+    spread[:, full] = numbers, captured, original
+    simple = np.flatnonzero(kinds == SIMPLE_PACKET)
+    spread[1:, simple] = blocks.words(rows[simple], 8)
+    all_ticks = np.zeros(len(rows), np.uint64)
+    all_ticks[full] = ticks
+    return _Fields(spread[0], all_ticks, spread[1], spread[2])
 
 
-def _read_columns(
-    blocks: Blocks, rows: Offsets, numbers: Offsets, interfaces: _Interfaces
-) -> tuple[_Columns, list[tuple[NDArray[np.bool_], str]]]:
-    """Read packets; also tell which are wrong, and why."""
-    simple = blocks.types[rows] == SIMPLE_PACKET
-    snaplens = np.array([one.snaplen for one in interfaces.known], np.int64)
+def _read_columns(blocks: Blocks, rows: Offsets, fields: _Fields, interfaces: _Interfaces) -> _Columns:
+    """Read packets; a simple one has no time, for which tools say 0, and is cut where its interface says."""
+    seconds, fractions = _read_times(fields, interfaces)
+    captured, data_at = fields.captured, blocks.starts[rows] + _DATA_AT
+    simple = np.flatnonzero(blocks.types[rows] == SIMPLE_PACKET)
+    if simple.size:
+        snaplens = np.array([one.snaplen for one in interfaces.known], np.int64)[fields.numbers[simple]]
+        captured[simple] = np.where(snaplens > 0, np.minimum(snaplens, captured[simple]), captured[simple])
+        data_at[simple] += _SIMPLE_DATA_AT - _DATA_AT
+        seconds[simple], fractions[simple] = 0, 0
+    return _Columns(rows, fields.numbers, seconds, fractions, captured, fields.original, data_at)
+
+
+def _find_wrong(
+    blocks: Blocks, columns: _Columns, interfaces: _Interfaces
+) -> list[tuple[NDArray[np.bool_], str]]:
+    """Tell which packets are wrong, and why."""
     most = np.array([most_captured(one.link_type) for one in interfaces.known], np.int64)
-    if simple.any():
-        full = np.flatnonzero(~simple)
-        original = blocks.words(rows, 8)
-        limits = snaplens[numbers]
-        captured = np.where(limits > 0, np.minimum(limits, original), original)
-        captured[full], original[full] = blocks.words(rows[full], 20), blocks.words(rows[full], 24)
-        seconds, fractions = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-        seconds[full], fractions[full] = _read_times(blocks, rows[full], numbers[full], interfaces)
-        data_at = blocks.starts[rows] + np.where(simple, _SIMPLE_DATA_AT, _DATA_AT)
-    else:
-        captured, original = blocks.words(rows, 20), blocks.words(rows, 24)
-        seconds, fractions = _read_times(blocks, rows, numbers, interfaces)
-        data_at = blocks.starts[rows] + _DATA_AT
     units = np.array([one.unit_ns for one in interfaces.known], np.int64)
-    columns = _Columns(rows, numbers, seconds, fractions, captured, original, data_at)
-    return columns, [
-        (data_at + captured > blocks.starts[rows + 1] - 4, "a captured length beyond its block"),
-        (captured > most[numbers], "a captured length of more than its link type may have"),
-        (~fits_ns(seconds, fractions * units[numbers]), "a time beyond 64 bits of nanoseconds"),
+    numbers, ends = columns.interfaces, columns.data_at + columns.captured
+    return [
+        (ends > blocks.starts[columns.rows + 1] - 4, "a captured length beyond its block"),
+        (columns.captured > most[numbers], "a captured length of more than its link type may have"),
+        (~fits_ns(columns.seconds, columns.fractions * units[numbers]), "a time beyond 64 bits of nanoseconds"),
     ]
 
 
-def _read_times(
-    blocks: Blocks, rows: Offsets, numbers: Offsets, interfaces: _Interfaces
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    ticks = blocks.words(rows, 12).astype(np.uint64) << np.uint64(32)
-    ticks |= blocks.words(rows, 16).astype(np.uint64)
+def _read_times(fields: _Fields, interfaces: _Interfaces) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     codes = np.array([one.code for one in interfaces.resolutions], np.int64)
     offsets_s = np.array([one.offset_s for one in interfaces.resolutions], np.int64)
-    used = np.unique(codes)
+    used, ticks = np.unique(codes), fields.ticks
     if len(used) == 1:
         seconds, fractions = split_time(ticks, int(used[0]))
     else:
         seconds, fractions = np.zeros_like(ticks), np.zeros_like(ticks)
         for code in used.tolist():
-            chosen = np.flatnonzero(codes[numbers] == code)
+            chosen = np.flatnonzero(codes[fields.numbers] == code)
             seconds[chosen], fractions[chosen] = split_time(ticks[chosen], code)
-    return add_offsets(seconds, offsets_s[numbers]), fractions.astype(np.int64)
+    return add_offsets(seconds, offsets_s[fields.numbers]), fractions.astype(np.int64)
 
 
 def _read_resolution(block: bytes, order: Order) -> Resolution:

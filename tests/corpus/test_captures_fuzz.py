@@ -1,0 +1,79 @@
+"""Damaged captures by the thousand: real and made files, changed at random, against the plain reader.
+
+LOCKHOUSE_FUZZ=count says how many; a run tells its seed, and the same seed gives the same inputs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FUZZ = int(os.environ.get("LOCKHOUSE_FUZZ", "2000"))
+SEED = int(os.environ.get("LOCKHOUSE_FUZZ_SEED", "1"))
+CORPUS = Path(os.environ.get("CORPUS", "../shared/data")).resolve()
+# Larger ones have nothing that smaller ones have not, and take the time of many.
+LARGEST = 3000
+HANG_S = 10
+
+
+def load(name: str):
+    path = Path(__file__).resolve().parents[1] / "property" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def made_files(oracle, rng) -> list[bytes]:
+    magics = (oracle.MICROSECONDS, oracle.NANOSECONDS, oracle.MODIFIED)
+    versions = ((2, 4), (2, 3), (2, 2), (543, 0))
+    classic = [
+        oracle.make_pcap(rng, 12, style, 60, magic, mark, version)
+        for style in oracle.STYLES
+        for magic in magics
+        for mark in "<>"
+        for version in versions
+    ]
+    return classic + [
+        oracle.make_pcapng(rng, 12, style, 60, odd) for style in oracle.STYLES for odd in (0, 0.3, 1)
+    ]
+
+
+def hang(*_: object) -> None:
+    raise TimeoutError(f"no answer after {HANG_S} s")
+
+
+def test_a_changed_capture_is_read_as_plainly(capsys):
+    reading = load("test_capture_reading")
+    rng = np.random.default_rng(SEED)
+    real = [path.read_bytes() for path in sorted(CORPUS.rglob("*.pcap*")) if path.stat().st_size <= LARGEST]
+    if not real:
+        pytest.fail(
+            f"no captures in {CORPUS}: give CORPUS=folder, one with pcap or pcapng files", pytrace=False
+        )
+    files = real + made_files(reading.oracle, rng)
+    signal.signal(signal.SIGALRM, hang)
+    slowest, damaged = 0.0, 0
+    for nth in range(FUZZ):
+        content = reading.oracle.mutate(rng, files[int(rng.integers(len(files)))], 1 + int(rng.integers(5)))
+        signal.setitimer(signal.ITIMER_REAL, HANG_S)
+        began = time.process_time()
+        try:
+            damaged += reading.agree(content)
+        except BaseException:
+            Path(f"fuzz-{SEED}-{nth}.capture").write_bytes(content)
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        slowest = max(slowest, time.process_time() - began)
+    with capsys.disabled():
+        told = f"{FUZZ} inputs from {len(files)} files, seed {SEED}: {damaged} damaged, slowest {slowest:.3f} s"
+        sys.stdout.write(f"\n{told}\n")
