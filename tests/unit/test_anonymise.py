@@ -189,6 +189,11 @@ def test_rarp_is_rewritten_too():
     assert anonymise(ethernet(body, 0x8035))[-4:] == ip_of(A)
 
 
+@pytest.mark.parametrize(("head", "kept"), [("ff030021", 4 + 28), ("ff030281000101ff", 4), ("ff03c021", 4)])
+def test_point_to_point(head, kept):
+    assert len(anonymise(bytes.fromhex(head) + ipv4(udp()), 9)) == kept
+
+
 @pytest.mark.parametrize("link_type", [105, 127, 147, 249])
 def test_other_link_types_keep_nothing(link_type):
     assert anonymise(bytes([0x08, 0, 0, 0]) + MAC_A * 3 + bytes(2), link_type) == b""

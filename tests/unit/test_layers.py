@@ -143,6 +143,7 @@ def test_cooked():
         (bytes.fromhex("0021"), 9),
         (bytes.fromhex("21"), 9),
         (bytes.fromhex("ff0321"), 50),
+        (bytes.fromhex("ff030281") + b"\0\1\1\xff", 9),
         (bytes.fromhex("0f000800"), 104),
         (bytes.fromhex("1100000100210021"), 51),
     ],

@@ -33,9 +33,10 @@ Masks: TypeAlias = "dict[str, Mask]"
 ETHERNET, COOKED, COOKED_2 = 1, 113, 276
 RARP = 0x8035
 ARP_BYTES = 28
+_PPP = (9, 50)
 # Link headers that hold no addresses, or hold them where they are rewritten. IEEE 802.11 has up to four.
 _KEPT_LINKS = (0, 9, 12, 14, 50, 51, 101, 104, 108, ETHERNET, COOKED, 228, 229, COOKED_2)
-_LINK_BYTES = {ETHERNET: 14, COOKED: 16, COOKED_2: 20}
+_LINK_BYTES = {ETHERNET: 14, COOKED: 16, COOKED_2: 20, **dict.fromkeys(_PPP, 4)}
 # Of IPv4 over Ethernet, which alone is rewritten: hardware type 1 or 6, lengths 6 and 4.
 _ARP_HEADS = (0x0001_0800_0604, 0x0006_0800_0604)
 
@@ -84,7 +85,10 @@ def measure_kept(packets: Packets, columns: Columns, valid: Masks, keep_payload:
     _cut_options(packets, l4, np.flatnonzero(whole & (protocol == TCP) & (header > 20)), kept)
     # Behind MPLS labels a frame can look like IP by chance, and what looks so is not rewritten right.
     labelled = valid["ethertype"] & (columns["ethertype"] == MPLS)
-    size = _LINK_BYTES.get(packets.interface.link_type & 0xFFFF, 0)
+    link_type = packets.interface.link_type & 0xFFFF
+    size = _LINK_BYTES.get(link_type, 0)
+    if link_type in _PPP:
+        labelled = l3 > HEADER_BYTES + size
     kept = np.where(labelled, np.minimum(kept, HEADER_BYTES + size), kept)
     if keep_payload:
         # Where something of the header was cut already, the payload goes with it.

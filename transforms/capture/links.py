@@ -209,7 +209,9 @@ def _read_ppp(chunk: Chunk) -> Link:
     high, low = np.where(framed, head[:, 2], head[:, 0]), np.where(framed, head[:, 3], head[:, 1])
     short = high & 1 == 1
     protocol = np.where(short, high, high.astype(np.uint16) << 8 | low)
-    return Link(at + np.where(framed, 2, 0) + np.where(short, 1, 2), _ppp_network(protocol))
+    link = Link(at + np.where(framed, 2, 0) + np.where(short, 1, 2), _ppp_network(protocol))
+    _skip_labels(chunk, link, np.flatnonzero((protocol == 0x0281) & (link.l3 <= chunk.ends)))
+    return link
 
 
 def _read_cisco_hdlc(chunk: Chunk) -> Link:
