@@ -102,7 +102,9 @@ def _records(
 
 def _fill_frames(frames: NDArray[np.uint8], kind: Kind, rng: np.random.Generator) -> None:
     count, length = frames.shape
-    devices, servers = rng.integers(0, DEVICES, count), rng.integers(0, SERVERS, count)
+    devices = rng.integers(0, DEVICES, count)
+    # A thing keeps to two servers and a few ports: an hour has some ten thousand flows, as real ones have.
+    servers = (devices + rng.integers(0, 2, count)) % SERVERS
     upward = rng.random(count) < 0.6
     macs, ips, ports = _endpoints(devices, servers, kind.port, rng)
     for side, swapped in ((0, upward), (1, ~upward)):
@@ -136,7 +138,7 @@ def _endpoints(
     macs[0, :, 5], macs[1, :, 4:] = 1, _big(devices)
     ips[0, :, :3], ips[1, :, :2] = (203, 0, 113), (10, 20)
     ips[0, :, 3], ips[1, :, 2:] = servers + 10, _big(devices + 256)
-    ports[0], ports[1] = _big(np.full(count, port)), _big(49_152 + (devices * 7 + rng.integers(0, 4, count)))
+    ports[0], ports[1] = _big(np.full(count, port)), _big(49_152 + (devices * 7 + rng.integers(0, 2, count)))
     return macs, ips, ports
 
 

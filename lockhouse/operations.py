@@ -15,9 +15,10 @@ import pyarrow as pa
 from orchestration.resources import Platform, now
 from stores.audit import Verdict
 from stores.canaries import canaries_of
-from stores.contracts import load_contract, load_contracts
+from stores.contracts import load_contracts
 from stores.home import checked_tenant
 from stores.quarantine import Entry, Quarantine
+from stores.specs import domain_formats, domain_of, every_table, quarantine_spec, quarantines
 from stores.sql import SqlSandbox
 from stores.tables import Commit, TableInfo
 from transforms.access import Right
@@ -26,9 +27,7 @@ from transforms.audit import Entry as AuditEntry
 from transforms.errors import RefusedError, UsageError
 from transforms.pii.canonical import canonicalise
 from transforms.pii.ciphers import keyed_digest
-from transforms.pii.contracts import Field
 from transforms.pii.siv import decrypt_column, encrypt_column
-from transforms.tables import table_specs
 
 if TYPE_CHECKING:
     from stores.leaks import LeakReport
@@ -94,11 +93,7 @@ def list_tenants(caller: Caller) -> list[str]:
 def list_tables(caller: Caller) -> list[dict[str, Any]]:
     """Describe every Delta table of the tenant, with the columns that are made of personal data."""
     with caller.permitted(Right.READ_TABLES, Action.TABLES_LISTED):
-        personal = {
-            spec.key: list(spec.personal)
-            for contract in load_contracts().values()
-            for spec in table_specs(contract)
-        }
+        personal = {spec.key: list(spec.personal) for spec in every_table()}
         found = caller.platform.tables.listing(caller.tenant)
         return [
             {
@@ -133,7 +128,7 @@ def reveal(caller: Caller, table: str, column: str, where: str, reason: str) -> 
 
     Raises: UsageError where the column holds no tokens, or `where` selects too many rows.
     """
-    domain = _domain_of(table, column)
+    domain = domain_of(table, column)
     if table not in SqlSandbox(caller.platform.tables, caller.tenant).names():
         raise UsageError("no such table: `lockhouse tables` shows them")
     _check_reason(reason)
@@ -173,10 +168,10 @@ def token(caller: Caller, value: str, domain: str) -> str:
     # Checked before it is written into the trail: whoever mixes up the two would leave the value there.
     marks = {"domain": _known_domain(domain), "value": caller.digest(value)}
     with caller.permitted(Right.REVEAL, Action.TOKEN_MADE, **marks):
-        declared = next(one for one in _all_fields() if one.domain == domain)
-        canonical = canonicalise(pl.Series([value], dtype=pl.String), declared.format)
+        form = domain_formats()[domain]
+        canonical = canonicalise(pl.Series([value], dtype=pl.String), form)
         if canonical[0] is None:
-            raise UsageError(f"that is no value of the domain {domain}: expected {declared.format}")
+            raise UsageError(f"that is no value of the domain {domain}: expected {form}")
         key = caller.platform.keys(caller.tenant).token_key(domain)
         return str(encrypt_column(canonical, key)[0])
 
@@ -247,35 +242,17 @@ def _check_reason(reason: str) -> None:
         raise UsageError("a reveal needs a --reason; it is written into the audit trail")
 
 
-def _domain_of(table: str, column: str) -> str:
-    """Give the join domain of a token column; marts keep the names of the masked tables."""
-    for source, contract in load_contracts().items():
-        made = {
-            output.column(declared.name): str(declared.domain)
-            for declared in contract.fields
-            for output in declared.outputs
-            if output.strategy == "token"
-        }
-        if column in made and (table == f"masked.{source}" or table.startswith("curated.")):
-            return made[column]
-    raise UsageError("that table has no such token column: `lockhouse tables` shows them")
-
-
-def _all_fields() -> Iterator[Field]:
-    return (declared for contract in load_contracts().values() for declared in contract.fields)
-
-
 def _known_domain(domain: str) -> str:
-    known = sorted({one for contract in load_contracts().values() for one in contract.domains})
+    known = sorted(domain_formats())
     if domain not in known:
         raise UsageError(f"no such join domain; there are: {', '.join(known)}")
     return domain
 
 
 def _quarantines(caller: Caller, source: str | None) -> list[Quarantine]:
-    contracts = [load_contract(source)] if source else list(load_contracts().values())
+    specs = [quarantine_spec(source)] if source else list(quarantines().values())
     sealer = caller.platform.intake.sealer(caller.tenant)
-    return [Quarantine(caller.tenant, caller.platform.tables, sealer, contract) for contract in contracts]
+    return [Quarantine(caller.tenant, caller.platform.tables, sealer, spec) for spec in specs]
 
 
 def _store_of(caller: Caller, entry_id: str) -> Quarantine:

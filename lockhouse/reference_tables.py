@@ -13,10 +13,11 @@ import yaml
 
 from lockhouse.reference_text import CONTRACTS, TABLES_INTRODUCTION, code, codes, page, table, yes
 from stores.contracts import load_contracts
+from stores.specs import every_table
 from transforms.pii import contracts as format_of
 from transforms.pii.categories import CATEGORIES
 from transforms.pii.contracts import Contract
-from transforms.tables import Column, TableSpec, masked_table, table_specs
+from transforms.tables import Column, TableSpec, masked_table
 
 _MARTS = Path(__file__).resolve().parent.parent / "dbt_project" / "models" / "marts"
 
@@ -34,12 +35,11 @@ class Mart:
 
 def tables_page() -> str:
     """Describe every table: grain, partitions, columns with what they hold of people."""
-    specs = [spec for contract in load_contracts().values() for spec in table_specs(contract)]
     return page(
         "Tables",
         "`contracts/` and `dbt_project/models/marts/`",
         TABLES_INTRODUCTION,
-        *(_spec_part(spec) for spec in specs),
+        *(_spec_part(spec) for spec in every_table()),
         *(_mart_part(mart) for mart in read_marts()),
     )
 

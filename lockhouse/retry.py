@@ -12,6 +12,7 @@ from lockhouse.operations import Caller, drop_quarantine
 from lockhouse.runs import materialise
 from transforms.access import Right
 from transforms.audit import Action
+from transforms.tables import quarantine_table
 
 if TYPE_CHECKING:
     from stores.quarantine import Entry, Quarantine
@@ -30,7 +31,9 @@ def retry_entries(caller: Caller, source: str, entry_ids: Sequence[str] | None) 
     wanted = len(entry_ids) if entry_ids is not None else 0
     with caller.permitted(Right.CHANGE_QUARANTINE, Action.QUARANTINE_RETRIED, source=source, entries=wanted):
         platform = caller.platform
-        store = Quarantine(caller.tenant, platform.tables, platform.intake.sealer(caller.tenant), contract)
+        store = Quarantine(
+            caller.tenant, platform.tables, platform.intake.sealer(caller.tenant), quarantine_table(contract)
+        )
         chosen = [one for one in store.entries() if entry_ids is None or one.id in entry_ids]
         messages = {entry.id: message for entry in chosen if (message := _message(store, entry))}
         if not messages:

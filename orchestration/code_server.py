@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     warm.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
     # Dagster has no setting for this; without the line runs only start slower.
-    server.multiprocessing = SimpleNamespace(get_context=lambda _method: warm)  # type: ignore[attr-defined]
+    server.multiprocessing = SimpleNamespace(get_context=lambda _method: warm)  # type: ignore[attr-defined,assignment]
     api_cli(["grpc", *arguments])
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from stores.access import Access
 from stores.audit import AuditTrail
+from stores.captures import CaptureIntake
 from stores.database import Database
+from stores.devices import Devices
 from stores.home import Home, checked_tenant
 from stores.intake import Intake
 from stores.keyring import KeyProvider, LocalKeyring, generate_passphrase, read_passphrase
@@ -96,6 +98,17 @@ class Platform:
             self.settings.duplicate_window_days,
             now,
         )
+
+    @cached_property
+    def captures(self) -> CaptureIntake:
+        """The way of captures from landing to the lake."""
+        return CaptureIntake(
+            self.home, self.provider, self.landing, self.ledger, self.tables, self.devices, now
+        )
+
+    def devices(self, tenant: str) -> Devices:
+        """Give a tenant's device registry."""
+        return Devices(tenant, self.keys(tenant), self.database, now)
 
     @cached_property
     def maintenance(self) -> Maintenance:

@@ -28,26 +28,30 @@ if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
     from deltalake.transaction import AddAction, RemoveAction
 
+_DICTIONARY_BYTES = 16 << 20
 # What an append leaves is merged if it is smaller than this, into files of at most that; both bound
 # the memory that it takes.
 _SMALL_BYTES = 16 << 20
 _MERGED_BYTES = 64 << 20
 
 
-def append_rows(
-    table: DeltaTable,
-    folder: Path,
-    spec: TableSpec,
-    rows: pa.Table,
-    properties: CommitProperties,
-    upkeep: PostCommitHookProperties,
-) -> None:
-    """Write rows, a file for each partition, and commit them together. The rows fit the table."""
-    actions = [
+def write_rows(folder: Path, spec: TableSpec, rows: pa.Table) -> list[AddAction]:
+    """Write rows that fit the table, a file for each partition; they are no part of it before a commit."""
+    return [
         _written(folder, spec, part, _partition_texts(values), adds_rows=True)
         for values, part in _partitions(rows, spec.partition_by)
     ]
-    _commit(table, spec, actions, properties, upkeep)
+
+
+def commit_rows(
+    table: DeltaTable,
+    spec: TableSpec,
+    written: Sequence[AddAction],
+    properties: CommitProperties,
+    upkeep: PostCommitHookProperties,
+) -> None:
+    """Make written files part of the table, together."""
+    _commit(table, spec, written, properties, upkeep)
 
 
 def merge_files(
@@ -123,12 +127,17 @@ def _written(
     place = "/".join(f"{name}={quote(text, safe=' ')}" for name, text in texts.items())
     path = folder / place / f"{'part' if adds_rows else 'merged'}-{uuid.uuid4()}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {*spec.unique, *spec.rising}
     pq.write_table(
         rows,
         path,
         compression="zstd" if spec.compression == "ZSTD" else "none",
         compression_level=1 if spec.compression == "ZSTD" else None,
-        use_dictionary=[name for name in rows.schema.names if name not in spec.unique],  # type: ignore[arg-type]
+        use_dictionary=[name for name in rows.schema.names if name not in plain],  # type: ignore[arg-type]
+        column_encoding=dict.fromkeys(spec.rising, "DELTA_BINARY_PACKED") or None,
+        row_group_size=spec.row_group_rows,
+        # Some thousand tokens to a column; past the limit each row would hold its own in full.
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
         # A file's own statistics would show tokens that the log does not.
         write_statistics=[name for name in spec.statistics if name in rows.schema.names],
         store_schema=False,

@@ -42,7 +42,7 @@ from transforms.pii.identities import (
 )
 from transforms.pii.masking import as_text, mask_records, place_in_time
 from transforms.records import Piece, read_records
-from transforms.tables import masked_table, raw_table
+from transforms.tables import masked_table, quarantine_table, raw_table
 
 # Opened records of a run wait here for the masked step, so that they need not be opened again.
 _KEPT_BYTES = 256 << 20
@@ -185,7 +185,7 @@ class Intake:
         accepted = accepted.filter(~duplicates)
         opened = self._open_subjects(batch, contract, chunk, subjects, accepted)
         faults = [*chunk.faults, *_faults(chunk, parsed.rejected)]
-        quarantine = Quarantine(batch.tenant, self._tables, sealer, contract)
+        quarantine = Quarantine(batch.tenant, self._tables, sealer, quarantine_table(contract))
         quarantine.add(batch, faults, deliveries, self._commit(batch, chunk.number))
         self._append_raw(batch, contract, chunk, sealer, opened)
         counts = Counts(

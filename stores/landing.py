@@ -1,6 +1,7 @@
 """Landing: where files arrive in clear, are claimed into batches, and vanish once sealed.
 
     landing/<source>/<tenant>/<file>            dropped by anybody
+    landing/captures/<tenant>/<device>/<file>   where the source is one of devices
     landing/.batches/<batch>/{manifest.json, 0, 1, ...}   claimed; names live in the manifest only
 
 A claim is one rename of a folder that was filled before; a crash leaves either the files where
@@ -27,13 +28,20 @@ from stores.home import TENANT, Home, sync
 from stores.locks import exclusive
 from transforms.errors import BusyError, UsageError
 
+# Sources whose files belong to devices, with a folder for each; `_shared` holds files of many.
+OF_DEVICES = frozenset({"captures"})
+SHARED = "_shared"
 MAX_BATCH_FILES = 1000
 MAX_BATCH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Files that were claimed together. `names` are the files' own, kept under landing only."""
+    """Files that were claimed together.
+
+    `names` are the files' own, and `devices` those of the folders that they lay in (none where the
+    source is not of devices); both are kept under landing only.
+    """
 
     id: str
     source: str
@@ -43,6 +51,7 @@ class Batch:
     chunk_bytes: int
     names: tuple[str, ...]
     folder: Path
+    devices: tuple[str, ...] = ()
 
     def files(self) -> list[tuple[int, Path, str]]:
         """Give the files that are there: number, path, original name."""
@@ -85,8 +94,8 @@ class Landing:
         quiet: dict[tuple[str, str], list[Path]] = {}
         for name, size in found.items():
             if before.get(name) == size:
-                path = self._root / name
-                quiet.setdefault((path.parent.parent.name, path.parent.name), []).append(path)
+                source, tenant, *_ = Path(name).parts
+                quiet.setdefault((source, tenant), []).append(self._root / name)
         return quiet
 
     def _sizes_of(self, sources: Sequence[str]) -> dict[str, list[int]]:
@@ -97,9 +106,12 @@ class Landing:
         }
 
     def _dropped(self, source: str) -> Iterator[Path]:
-        for path in sorted((self._root / source).glob("*/*")):
-            hidden = path.name.startswith(".") or path.name.endswith(".part")
-            if path.is_file() and not path.is_symlink() and not hidden and TENANT.match(path.parent.name):
+        folder = self._root / source
+        for path in sorted(folder.glob("*/*/*" if source in OF_DEVICES else "*/*")):
+            tenant, *inside = path.relative_to(folder).parts
+            hidden = any(part.startswith(".") for part in inside) or path.name.endswith(".part")
+            linked = path.is_symlink() or path.parent.is_symlink()
+            if path.is_file() and not linked and not hidden and TENANT.match(tenant):
                 yield path
 
     def claim(self, source: str, tenant: str, paths: Sequence[Path]) -> list[Batch]:
@@ -107,12 +119,18 @@ class Landing:
         with exclusive(self._lock):
             there = [path for path in paths if path.exists()]
             return [
-                self._fill(source, tenant, "moved", _names(group), partial(_move_all, group))
+                self._fill(
+                    source, tenant, "moved", _names(group), partial(_move_all, group), _devices(source, group)
+                )
                 for group in _grouped(there)
             ]
 
-    def copy_in(self, source: str, tenant: str, paths: Sequence[Path]) -> list[Batch]:
+    def copy_in(
+        self, source: str, tenant: str, paths: Sequence[Path], device: str | None = None
+    ) -> list[Batch]:
         """Copy files from anywhere into batches; the originals stay.
+
+        `device` is whose they are, where the source is one of devices.
 
         Raises: UsageError where a path is no readable file.
         """
@@ -120,7 +138,14 @@ class Landing:
             if not path.is_file():
                 raise UsageError(f"{path} is no file")
         return [
-            self._fill(source, tenant, "copied", _names(group), partial(_copy_all, group))
+            self._fill(
+                source,
+                tenant,
+                "copied",
+                _names(group),
+                partial(_copy_all, group),
+                (device,) * len(group) if device else (),
+            )
             for group in _grouped(paths)
         ]
 
@@ -158,12 +183,15 @@ class Landing:
         origin: Literal["moved", "copied"],
         names: Sequence[str],
         bring: Callable[[Path], object],
+        devices: tuple[str, ...] = (),
     ) -> Batch:
         """Make a batch: the manifest first, then the files, then its final name in one rename."""
         received_at = self._clock()
         batch_id = str(uuid_utils.uuid7(nanoseconds=int(received_at.timestamp() * 1_000_000) * 1000))
         part = self._batches / f"{batch_id}.part"
-        batch = Batch(batch_id, source, tenant, received_at, origin, self._chunk_bytes, tuple(names), part)
+        batch = Batch(
+            batch_id, source, tenant, received_at, origin, self._chunk_bytes, tuple(names), part, devices
+        )
         with ExitStack() as stack:
             # `recover` must not meet a folder that nobody holds yet; a claim has the lock already.
             with exclusive(self._lock) if origin == "copied" else nullcontext():
@@ -198,8 +226,8 @@ class Landing:
         except (FileNotFoundError, ValueError):
             return None
         received_at = datetime.fromisoformat(manifest.pop("received_at"))
-        names = tuple(manifest.pop("names"))
-        return Batch(**manifest, received_at=received_at, names=names, folder=folder)
+        names, devices = tuple(manifest.pop("names")), tuple(manifest.pop("devices"))
+        return Batch(**manifest, received_at=received_at, names=names, devices=devices, folder=folder)
 
 
 def _grouped(paths: Sequence[Path]) -> Iterator[list[Path]]:
@@ -217,6 +245,10 @@ def _grouped(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     return [path.name for path in paths]
+
+
+def _devices(source: str, paths: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(path.parent.name for path in paths) if source in OF_DEVICES else ()
 
 
 def _move_all(paths: Sequence[Path], folder: Path) -> None:

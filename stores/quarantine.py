@@ -14,9 +14,8 @@ from stores.sealing import Sealer
 from stores.tables import Commit, Tables
 from transforms.chunks import Fault
 from transforms.errors import UsageError
-from transforms.pii.contracts import Contract
 from transforms.pii.identities import numbered_event_ids, uuid_bytes
-from transforms.tables import quarantine_table
+from transforms.tables import TableSpec
 
 # Long content lies in several rows, so that no row has to be held whole with its neighbours.
 PART_BYTES = 16 << 20
@@ -40,10 +39,9 @@ class Entry:
 class Quarantine:
     """The quarantine table of one tenant's source."""
 
-    def __init__(self, tenant: str, tables: Tables, sealer: Sealer, contract: Contract) -> None:
-        """Remember the table; nothing is read yet."""
-        self._tenant, self._tables, self._sealer = tenant, tables, sealer
-        self._spec, self._contract = quarantine_table(contract), contract
+    def __init__(self, tenant: str, tables: Tables, sealer: Sealer, spec: TableSpec) -> None:
+        """Remember the table, of which there is one for each source; nothing is read yet."""
+        self._tenant, self._tables, self._sealer, self._spec = tenant, tables, sealer, spec
 
     def add(
         self, batch: Batch, faults: Sequence[Fault], deliveries: Mapping[int, bytes], commit: Commit

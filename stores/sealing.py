@@ -26,7 +26,7 @@ class Sealer:
         self,
         table: str,
         column: str,
-        values: Sequence[bytes],
+        values: Sequence[bytes | memoryview],
         subject_keys: Sequence[bytes],
         record_ids: Sequence[bytes],
     ) -> list[bytes]:

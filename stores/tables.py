@@ -6,7 +6,7 @@ done. One process writes a table at a time; readers hold a shared lock that only
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from stores.delta_files import append_rows, merge_files
+from stores.delta_files import commit_rows, merge_files, write_rows
 from stores.locks import exclusive, shared
 from transforms.errors import TableError
 from transforms.tables import TableSpec
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, WriterProperties
+    from deltalake.transaction import AddAction
 
 ZONES = ("raw", "quarantine", "masked", "curated", "vault")
 # How long a batch may be retried; after that its mark leaves the log (decision 20).
@@ -45,6 +46,18 @@ class Committed:
     version: int
     rows: int
     is_new: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Files that were written for a table and are not part of it yet."""
+
+    files: Sequence[AddAction]
+    rows: int
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return self.rows
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,18 @@ class Tables:
         log = self.path(tenant, key) / "_delta_log"
         return any(file.suffix in (".json", ".parquet") for file in log.glob("0*"))
 
-    def append(self, tenant: str, spec: TableSpec, frame: pl.DataFrame, commit: Commit) -> Committed:
+    def prepare(self, tenant: str, spec: TableSpec, rows: pl.DataFrame | pa.Table) -> Prepared:
+        """Write rows into files of a table that are no part of it yet; `append` commits them.
+
+        What is never committed goes with a later vacuum. Raises: TableError as `append`.
+        """
+        with self._writing(tenant, spec.key):
+            fitting = _fitting(self._opened_for(tenant, spec), spec, rows)
+            return Prepared(write_rows(self.path(tenant, spec.key), spec, fitting), len(rows))
+
+    def append(
+        self, tenant: str, spec: TableSpec, rows: pl.DataFrame | pa.Table | Prepared, commit: Commit
+    ) -> Committed:
         """Append rows once: a second call with the same commit id changes nothing.
 
         Raises: TableError where the rows do not fit the table.
@@ -96,11 +120,14 @@ class Tables:
         with self._writing(tenant, spec.key):
             table = self._opened_for(tenant, spec)
             if table.transaction_version(commit.id) is not None:
-                return Committed(table.version(), frame.height, is_new=False)
-            rows = _fitting(table, spec, frame)
-            append_rows(table, self.path(tenant, spec.key), spec, rows, _properties(commit), _upkeep())
+                return Committed(table.version(), len(rows), is_new=False)
+            if isinstance(rows, Prepared):
+                written = rows.files
+            else:
+                written = write_rows(self.path(tenant, spec.key), spec, _fitting(table, spec, rows))
+            commit_rows(table, spec, written, _properties(commit), _upkeep())
             self._roll_up(table, tenant, spec, commit)
-            return Committed(table.version(), frame.height, is_new=True)
+            return Committed(table.version(), len(rows), is_new=True)
 
     def replace(
         self, tenant: str, spec: TableSpec, frame: pl.DataFrame, predicate: str, commit: Commit
@@ -160,6 +187,18 @@ class Tables:
         with shared(self._lock(tenant, key, "read")):
             # By its path alone, the version would be looked up when rows are collected.
             yield pl.scan_delta(self._opened(tenant, key))
+
+    @contextmanager
+    def reading_files(self, tenant: str, key: str) -> Iterator[pl.DataFrame]:
+        """Give the data files of one version, which stay for as long as the block lasts.
+
+        Shape: `path` (absolute), `num_records`, and `partition.<name>` for each partition column.
+        Raises: TableError where there is no such table.
+        """
+        with shared(self._lock(tenant, key, "read")):
+            actions = pl.DataFrame(pa.table(self._opened(tenant, key).get_add_actions(flatten=True)))
+            root = str(self.path(tenant, key))
+            yield actions.with_columns(path=pl.lit(f"{root}/") + pl.col("path"))
 
     def files(self, tenant: str, key: str) -> tuple[str, ...]:
         """Give the data files of the present version, for readers that are pinned to a list."""
@@ -304,7 +343,7 @@ def _configuration(spec: TableSpec) -> dict[str, str | None]:
     }
 
 
-def _fitting(table: DeltaTable, spec: TableSpec, frame: pl.DataFrame) -> pa.Table:
+def _fitting(table: DeltaTable, spec: TableSpec, frame: pl.DataFrame | pa.Table) -> pa.Table:
     """Give rows as the table takes them; a column that the contract has no more is null."""
     try:
         rows = spec.conform(frame)

@@ -7,6 +7,7 @@ pages all read them. Pure: nothing here touches a table.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -24,6 +25,8 @@ class Column:
     None for nothing. Only columns with None may appear in a table's statistics. `is_unique` says
     that nearly every row has a value of its own: a dictionary of them would only cost. `of_contract`
     says that the column comes and goes with the contract's fields, so that older rows may lack it.
+    `domain` is the join domain of tokens that can be opened. `is_rising` says that numbers come mostly
+    in order, so that they are written as their differences.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Column:
     in_statistics: bool = False
     is_unique: bool = False
     of_contract: bool = False
+    domain: str | None = None
+    is_rising: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class TableSpec:
     columns: tuple[Column, ...]
     partition_by: tuple[str, ...] = ("received_date",)
     compression: str = "ZSTD"
+    row_group_rows: int | None = None
 
     @property
     def key(self) -> str:
@@ -75,21 +81,37 @@ class TableSpec:
         return tuple(one.name for one in self.columns if one.is_unique)
 
     @property
+    def rising(self) -> tuple[str, ...]:
+        """The columns that are written as differences."""
+        return tuple(one.name for one in self.columns if one.is_rising)
+
+    @property
     def personal(self) -> tuple[str, ...]:
         """The columns that hold something made of personal data."""
         return tuple(one.name for one in self.columns if one.pii is not None)
 
-    def conform(self, frame: pl.DataFrame) -> pa.Table:
-        """Give a frame's rows in the table's column order and types.
+    def conform(self, rows: pl.DataFrame | pa.Table) -> pa.Table:
+        """Give rows in the table's column order and types; dictionaries of an Arrow table stay as they are.
 
         Raises: pyarrow.ArrowInvalid where a column does not fit, ValueError where one has a null that it
         may not have; the message names the column only.
         """
-        ordered = frame.select([one.name for one in self.columns])
-        lacking = [one.name for one in self.columns if not one.nullable and ordered[one.name].null_count()]
+        names = [one.name for one in self.columns]
+        if isinstance(rows, pl.DataFrame):
+            ordered = rows.select(names).to_arrow(compat_level=pl.CompatLevel.oldest())
+        else:
+            ordered = rows.select(names)
+        lacking = [one.name for one in self.columns if not one.nullable and ordered[one.name].null_count]
         if lacking:
             raise ValueError(f"columns {lacking} have nulls")
-        return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self.schema)
+        return ordered.cast(pa.schema([_fitting(ordered.schema.field(one.name), one) for one in self.schema]))
+
+
+def _fitting(there: pa.Field[Any], wanted: pa.Field[Any]) -> pa.Field[Any]:
+    """Give the field to cast to: a dictionary of texts needs no writing out."""
+    kind = there.type
+    is_spread = pa.types.is_dictionary(kind) and kind.value_type == wanted.type == pa.large_string()
+    return wanted.with_type(kind) if is_spread else wanted
 
 
 def column(
@@ -101,9 +123,13 @@ def column(
     nullable: bool = False,
     in_statistics: bool = False,
     is_unique: bool = False,
+    domain: str | None = None,
+    is_rising: bool = False,
 ) -> Column:
     """Declare a column."""
-    return Column(name, kind, description, pii, nullable, in_statistics, is_unique)
+    return Column(
+        name, kind, description, pii, nullable, in_statistics, is_unique, domain=domain, is_rising=is_rising
+    )
 
 
 _EVENT_ID = column(
@@ -267,16 +293,22 @@ def _masked_column(declared: Field, output: Output) -> Column:
         pii=_OUTPUT_KINDS.get(output.strategy, "kept" if declared.is_personal else None),
         # A coarse form of a present value may be absent: an IPv6 address has no /24.
         nullable=not declared.required or output.strategy == "truncate",
+        domain=declared.domain if output.strategy == "token" else None,
     )
 
 
 def quarantine_table(contract: Contract) -> TableSpec:
+    """Specify the quarantine of a contract's source."""
+    return quarantine_of(contract.source, contract.title, contract.owner)
+
+
+def quarantine_of(source: str, title: str, owner: str) -> TableSpec:
     """Specify the quarantine of a source: what was not accepted, sealed, with the reason."""
     return TableSpec(
         "quarantine",
-        contract.source,
-        f"{contract.title}: what was not accepted, sealed, with the reason and the place.",
-        contract.owner,
+        source,
+        f"{title}: what was not accepted, sealed, with the reason and the place.",
+        owner,
         (
             column("entry_id", pa.large_string(), "The entry's id: a UUID, stable over retries."),
             TENANT,

@@ -30,6 +30,7 @@ from transforms import records
 from transforms.pii.contracts import Contract, compile_contract
 from transforms.pii.identities import event_id_bytes, subject_ref
 from transforms.pii.siv import decrypt_column
+from transforms.tables import quarantine_table
 
 LOGINS = load_contract("logins")
 TENANTS = count()
@@ -99,7 +100,7 @@ class Lake:
     @property
     def quarantine(self) -> Quarantine:
         sealer = self.platform.intake.sealer(self.tenant)
-        return Quarantine(self.tenant, self.platform.tables, sealer, LOGINS)
+        return Quarantine(self.tenant, self.platform.tables, sealer, quarantine_table(LOGINS))
 
     def refused(self) -> list[tuple[Entry, str, bytes]]:
         return [(entry, *self.quarantine.content(entry.id)) for entry in self.quarantine.entries()]

@@ -40,24 +40,30 @@ class Block:
     minutes: list[int]  # packets in each of the hour's 60 minutes
 
 
-def cut_blocks(packets: Packets, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Cut packets into blocks, at the borders of hours and after about `block_bytes`.
+def order_by_hour(packets: Packets) -> tuple[Ints | None, Packets]:
+    """Bring the packets of each hour together, the hours in order; within an hour nothing moves.
 
-    Packets keep their order within an hour; every packet is in exactly one block.
+    Gives the order that was made as well, None where there was nothing to do.
     """
-    if not len(packets):
-        return
     hours = packets.ts_ns // HOUR_NS
-    if (hours[1:] < hours[:-1]).any():
-        order = np.argsort(hours, kind="stable")
-        packets, hours = take_packets(packets, order), hours[order]
+    if (hours[1:] >= hours[:-1]).all():
+        return None, packets
+    order = np.argsort(hours, kind="stable")
+    return order, take_packets(packets, order)
+
+
+def cut_blocks(packets: Packets, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+    """Cut packets whose hours come in order into blocks: where an hour ends, and after some `block_bytes`.
+
+    Every packet is in exactly one block, in the order that they have.
+    """
+    hours = packets.ts_ns // HOUR_NS
     borders = np.flatnonzero(hours[1:] != hours[:-1]) + 1
     for start, stop in _runs(borders, len(packets)):
         begin, end = int(packets.starts[start]), int(packets.starts[stop])
         wanted = np.arange(begin + block_bytes, end, block_bytes)
-        inside = packets.starts[start : stop + 1]
-        cuts = np.unique(np.searchsorted(inside, wanted)) + start
-        for first, last in _runs(cuts[cuts < stop] - start, stop - start):
+        cuts = np.unique(np.searchsorted(packets.starts[start : stop + 1], wanted))
+        for first, last in _runs(cuts[cuts < stop - start], stop - start):
             yield describe_block(slice_packets(packets, start + first, start + last), int(hours[start]))
 
 

@@ -247,7 +247,8 @@ def _write_enhanced(packets: Packets, interface: int) -> memoryview:
     heads[:, 3], heads[:, 4] = ticks >> np.uint64(32), ticks & np.uint64(0xFFFF_FFFF)
     heads[:, 5], heads[:, 6] = captured, headers["original"]
     bodies = _spans(packets.records, packets.starts[:-1] + HEADER_BYTES, packets.starts[1:])
-    padding = pa.array([b"", b"\0", b"\0\0", b"\0\0\0"], pa.large_binary()).take(pa.array(-captured % 4))
+    paddings: Any = pa.array([b"", b"\0", b"\0\0", b"\0\0\0"], pa.large_binary())
+    padding = paddings.take(-captured % 4)
     joined = cast("Any", pc).binary_join_element_wise(
         _fixed(heads),
         bodies,
@@ -276,4 +277,4 @@ def _spans(records: NDArray[np.uint8], begins: NDArray[np.int64], ends: NDArray[
     column = pa.Array.from_buffers(
         pa.large_binary(), 2 * len(begins), [None, pa.py_buffer(places.data), pa.py_buffer(records.data)]
     )
-    return cast("Any", column).take(np.arange(1, 2 * len(begins), 2))
+    return column.take(np.arange(1, 2 * len(begins), 2))

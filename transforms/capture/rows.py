@@ -24,7 +24,6 @@ from transforms.pii.siv import SivKey, encrypt_column
 
 Column: TypeAlias = "pa.Array[Any]"
 
-DOMAINS = ("device", "ip", "mac", "flow", "host")
 # What decoding finds, by the column that its token stands in.
 NAMES = ("dns_name", "tls_name", "http_host")
 _NUMBERS = {
@@ -44,7 +43,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class PacketKeys:
-    """The keys of the packet table: a token key for each domain of `DOMAINS`, 32 bytes for prefixes."""
+    """The keys of the packet table: a token key for each of its join domains, 32 bytes for prefixes."""
 
     tokens: Mapping[str, SivKey]
     prefixes: bytes
@@ -62,15 +61,17 @@ def hour_text(hour: int) -> str:
 def mask_packets(
     blocks: Sequence[Block],
     block_ids: Sequence[str],
+    device_tokens: Sequence[str],
     layers: pl.DataFrame,
     names: pl.DataFrame,
     keys: PacketKeys,
 ) -> pa.Table:
     """Make the rows of blocks.
 
-    Shape: `layers` has a row for each packet of the blocks, in their order; `names` the few packets in
-    which names were found (`row`, `dns_name`, `tls_name`, `http_host`). The result has a row for each
-    packet, with all columns of the table but those that are the same for the whole batch.
+    Shape: an id and the device's token for each block; `layers` has a row for each packet of the
+    blocks, in their order; `names` the few packets in which names were found (`row`, `dns_name`,
+    `tls_name`, `http_host`). The result has a row for each packet, with all columns of the table but
+    those that are the same for the whole batch.
     """
     counts = [len(block.packets) for block in blocks]
     of_block = np.repeat(np.arange(len(blocks), dtype=np.int32), counts)
@@ -81,10 +82,9 @@ def mask_packets(
     link_types = np.array([block.packets.interface.link_type & 0xFFFF for block in blocks], np.int32)
     columns: dict[str, Column] = {
         "block_id": _spread(of_block, pa.array(block_ids, pa.large_string())),
+        "device_token": _spread(of_block, pa.array(device_tokens, pa.large_string())),
         "record_offset": pa.array(offsets.astype(np.int32)),
-        "packet_hour": pa.array([hour_text(hour) for hour in hours], pa.large_string()).take(
-            pa.array(of_block)
-        ),
+        "packet_hour": pa.array([hour_text(block.hour) for block in blocks], pa.large_string()).take(of_block),
         "occurred_at": _moments(ts // 1000),
         "event_hour": _moments((hours * 3_600_000_000)[of_block]),
         "link_type": pa.array(link_types[of_block]),
@@ -106,7 +106,7 @@ def _moments(microseconds: NDArray[np.int64]) -> Column:
 
 def _spread(codes: NDArray[np.int32] | pl.Series, distinct: Column) -> Column:
     """Give a column by codes into its distinct values; a null code is a null."""
-    indices = codes.cast(pl.Int32).to_arrow() if isinstance(codes, pl.Series) else pa.array(codes)
+    indices: Any = codes.cast(pl.Int32).to_arrow() if isinstance(codes, pl.Series) else pa.array(codes)
     spread: Column = pa.DictionaryArray.from_arrays(indices, distinct)
     return spread
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from transforms.tables import ARRIVAL, BATCH, TENANT, TIME, Column, TableSpec, column
+from transforms.tables import ARRIVAL, BATCH, TENANT, TIME, Column, TableSpec, column, quarantine_of
 
 SOURCE = "captures"
 OWNER = "network"
+# The join domains of its tokens, with the canonical format of their values.
+DOMAIN_FORMATS: dict[str, str | None] = {"device": None, "ip": "ip", "mac": "mac", "flow": None, "host": None}
 _PACKET_HOUR = column(
     "packet_hour", pa.large_string(), "The UTC hour of the packets, as 2026-11-21T07; partitions the table."
 )
@@ -57,6 +59,8 @@ CAPTURE_BLOCKS = TableSpec(
     ),
     ("packet_hour",),
     compression="UNCOMPRESSED",
+    # Some 8 MiB: what is read at once for an export.
+    row_group_rows=8,
 )
 
 CAPTURE_FILES = TableSpec(
@@ -123,6 +127,7 @@ def _address(name: str, text: str) -> tuple[Column, ...]:
             f"The {text} hardware address, {_TOKEN_NOTE}.",
             pii="token",
             nullable=True,
+            domain="mac",
         ),
         column(
             f"{name}_ip_token",
@@ -130,6 +135,7 @@ def _address(name: str, text: str) -> tuple[Column, ...]:
             f"The {text} IP address, {_TOKEN_NOTE}.",
             pii="token",
             nullable=True,
+            domain="ip",
         ),
         column(
             f"{name}_ip_prefix",
@@ -141,8 +147,9 @@ def _address(name: str, text: str) -> tuple[Column, ...]:
     )
 
 
-def _name(name: str, text: str) -> Column:
-    return column(f"{name}_token", pa.large_string(), f"{text}, {_TOKEN_NOTE}.", pii="token", nullable=True)
+def _name(name: str, text: str, domain: str = "host") -> Column:
+    described = f"{text}, {_TOKEN_NOTE}."
+    return column(f"{name}_token", pa.large_string(), described, pii="token", nullable=True, domain=domain)
 
 
 PACKETS = TableSpec(
@@ -152,14 +159,25 @@ PACKETS = TableSpec(
     OWNER,
     (
         _BLOCK_ID,
-        column("record_offset", pa.int32(), "Where the packet begins in its block; with it, the packet's id."),
+        column(
+            "record_offset",
+            pa.int32(),
+            "Where the packet begins in its block; with it, the packet's id.",
+            is_rising=True,
+        ),
         TENANT,
         _PACKET_HOUR,
         *ARRIVAL,
         column("received_hour", TIME, "The hour of arrival, UTC.", in_statistics=True),
         *BATCH,
-        column("device_token", pa.large_string(), f"The device, {_TOKEN_NOTE}.", pii="token"),
-        column("occurred_at", TIME, "The packet's time, UTC, cut to microseconds.", in_statistics=True),
+        column("device_token", pa.large_string(), f"The device, {_TOKEN_NOTE}.", pii="token", domain="device"),
+        column(
+            "occurred_at",
+            TIME,
+            "The packet's time, UTC, cut to microseconds.",
+            in_statistics=True,
+            is_rising=True,
+        ),
         column("event_hour", TIME, "The packet's hour, UTC.", in_statistics=True),
         column("link_type", pa.int32(), "The LINKTYPE."),
         column("captured_bytes", pa.int32(), "What was captured of it.", in_statistics=True),
@@ -177,7 +195,7 @@ PACKETS = TableSpec(
         column("ttl", pa.int32(), "Time to live or hop limit.", nullable=True),
         column("is_fragment", pa.bool_(), "Whether it is part of a fragmented datagram.", nullable=True),
         column("payload_bytes", pa.int32(), "What was captured behind the transport header.", nullable=True),
-        _name("community_id", "The flow's Community ID (version 1, seed 0)"),
+        _name("community_id", "The flow's Community ID (version 1, seed 0)", "flow"),
         _name("dns_name", "The name asked for in DNS"),
         _name("tls_name", "The server's name in a TLS greeting"),
         _name("http_host", "The host named in an HTTP request"),
@@ -185,4 +203,6 @@ PACKETS = TableSpec(
     ("packet_hour",),
 )
 
-CAPTURE_SPECS = (CAPTURE_FILES, CAPTURE_BLOCKS, PACKETS)
+QUARANTINE = quarantine_of(SOURCE, "Captures", OWNER)
+
+CAPTURE_SPECS = (CAPTURE_FILES, CAPTURE_BLOCKS, QUARANTINE, PACKETS)

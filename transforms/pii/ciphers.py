@@ -125,12 +125,12 @@ def siv_decrypt(key: bytes, ciphertext: bytes, *associated: bytes) -> bytes:
         raise DecryptionError from error
 
 
-def gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
+def gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes | memoryview, associated: bytes) -> bytes:
     """Encrypt one value with AES-256-GCM: ciphertext, then a 16-byte tag (NIST SP 800-38D)."""
     return AESGCM(key).encrypt(nonce, plaintext, associated)
 
 
-def gcm_encryptor(key: bytes) -> Callable[[bytes, bytes, bytes], bytes]:
+def gcm_encryptor(key: bytes) -> Callable[[bytes, bytes | memoryview, bytes], bytes]:
     """Give `encrypt(nonce, plaintext, associated)` for one key, whose schedule is then set up once."""
     return AESGCM(key).encrypt
 

@@ -64,7 +64,7 @@ def seal(plaintext: bytes, key: bytes, key_id: bytes, nonce: bytes, place: bytes
 
 
 def seal_many(
-    plaintexts: Sequence[bytes],
+    plaintexts: Sequence[bytes | memoryview],
     keys: Sequence[bytes],
     key_id: bytes,
     nonces: bytes,
@@ -85,7 +85,9 @@ def seal_many(
     return sealed
 
 
-def _prepared(plaintexts: Sequence[bytes], key_id: bytes) -> tuple[Sequence[bytes], Sequence[bytes]]:
+def _prepared(
+    plaintexts: Sequence[bytes | memoryview], key_id: bytes
+) -> tuple[Sequence[bytes], Sequence[bytes | memoryview]]:
     """Give the headers and bodies; where every value is short, without a look at each."""
     if max(map(len, plaintexts), default=0) < _COMPRESS_FROM:
         return [_header(0, key_id)] * len(plaintexts), plaintexts
@@ -138,7 +140,7 @@ def _header(flags: int, key_id: bytes) -> bytes:
     return bytes((VERSION, flags)) + key_id
 
 
-def _compressed(plaintext: bytes) -> tuple[int, bytes]:
+def _compressed(plaintext: bytes | memoryview) -> tuple[int, bytes | memoryview]:
     if len(plaintext) < _COMPRESS_FROM:
         return 0, plaintext
     packed = len(plaintext).to_bytes(8, "big") + pa.Codec("zstd", 1).compress(plaintext, asbytes=True)

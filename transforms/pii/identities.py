@@ -88,6 +88,15 @@ def delivery_digest(key: bytes, sha256: bytes) -> bytes:
     return keyed_digest(key, b"delivery", sha256)
 
 
+def digest_uuid(digest: bytes) -> str:
+    """Write a 16-byte digest as a UUID of version 8 (RFC 9562 section 5.8).
+
+    >>> digest_uuid(bytes(16))
+    '00000000-0000-8000-8000-000000000000'
+    """
+    return str(_uuid_texts(np.frombuffer(digest, np.uint8).reshape(1, 16).copy())[0])
+
+
 def uuid_bytes(text: str) -> bytes:
     """Give one UUID as 16 bytes."""
     return uuid.UUID(text).bytes

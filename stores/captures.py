@@ -1,0 +1,170 @@
+"""Captures from landing to the lake: blocks sealed for each device's ownership, packets masked.
+
+As with records, every step is done once however often it is repeated: keys on disk, quarantine,
+blocks, files, ledger; then the readable files go; then the packet table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from stores.capture_sealing import BatchSealing, Masker, Sealed, commit_of
+from stores.devices import Devices
+from stores.home import Home
+from stores.keyring import KeyProvider
+from stores.keys import TenantKeys
+from stores.landing import Batch, Landing
+from stores.ledger import Counts, Ledger, State
+from stores.locks import exclusive, shared
+from stores.sealing import Sealer
+from stores.subjects import SubjectKeys
+from stores.tables import Commit, Prepared, Tables
+from transforms.capture.blocks import HOUR_NS, describe_block, open_block
+from transforms.capture.layers import read_layers
+from transforms.capture.packets import Interface, Packets
+from transforms.capture.tables import CAPTURE_BLOCKS, PACKETS, SOURCE
+from transforms.pii.identities import uuid_bytes
+
+
+class CaptureIntake:
+    """Takes batches of capture files from landing to the lake."""
+
+    def __init__(
+        self,
+        home: Home,
+        provider: KeyProvider,
+        landing: Landing,
+        ledger: Ledger,
+        tables: Tables,
+        devices: Callable[[str], Devices],
+        clock: Callable[[], datetime],
+    ) -> None:
+        """Remember the stores; nothing is opened yet. `devices` gives a tenant's registry."""
+        self._home, self._provider = home, provider
+        self._landing, self._ledger, self._tables = landing, ledger, tables
+        self._devices, self._clock = devices, clock
+        # Of this process: another one that takes over makes the rows again, from the blocks.
+        self._prepared: dict[tuple[str, int], Prepared] = {}
+
+    def sealer(self, tenant: str) -> Sealer:
+        """Give the tenant's sealer."""
+        keys = TenantKeys(tenant, self._provider)
+        return Sealer(keys, SubjectKeys(self._home.keys, keys))
+
+    def seal_batch(self, batch_id: str) -> Counts:
+        """Seal a batch's packets into blocks, then delete its readable files.
+
+        Counts are of packets, and of what went to quarantine.
+        Raises: BusyError where an erasure holds the tenant.
+        """
+        batch = self._landing.batch(batch_id)
+        if batch is not None:
+            with self._working_on(batch):
+                if self._ledger.enter(batch) is State.LANDED:
+                    self._sealing(batch).run(partial(self._prepare, batch))
+                    self._ledger.advance(batch.id, State.SEALED)
+                self._landing.discard_files(batch)
+        return self._ledger.counts([batch_id])
+
+    def mask_batch(self, batch_id: str) -> int:
+        """Write the packet rows of a sealed batch; gives how many there are."""
+        batch = self._landing.batch(batch_id)
+        if batch is None:
+            return self._ledger.counts([batch_id]).accepted
+        with self._working_on(batch):
+            rows = sum(self._mask_chunk(batch, chunk) for chunk in self._ledger.chunks(batch_id))
+            if self._ledger.state(batch_id) is State.SEALED:
+                self._ledger.advance(batch_id, State.MASKED)
+        return rows
+
+    def finish_batch(self, batch_id: str) -> None:
+        """Note that a batch has reached every table that is made of it."""
+        batch = self._landing.batch(batch_id)
+        if batch is not None:
+            self._ledger.advance(batch_id, State.DONE)
+            self._landing.close(batch)
+
+    def remask(self, tenant: str, start: datetime, commit: Commit) -> int:
+        """Make the packet rows of one arrival hour anew from the blocks, exactly; gives how many."""
+        end = start + timedelta(hours=1)
+        with shared(self._home.tenant_lock(tenant)), exclusive(self._lock(tenant)):
+            arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < end)
+            rows = self._masked_again(tenant, (pl.col("received_date") == start.date()) & arrived)
+            predicate = f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
+            frame = pl.DataFrame(PACKETS.conform(rows) if rows.num_rows else PACKETS.schema.empty_table())
+            return self._tables.replace(tenant, PACKETS, frame, predicate, commit).rows
+
+    def _sealing(self, batch: Batch) -> BatchSealing:
+        registry = self._devices(batch.tenant)
+        return BatchSealing(
+            batch, self.sealer(batch.tenant), registry, self._tables, self._ledger, self._clock()
+        )
+
+    @contextmanager
+    def _working_on(self, batch: Batch) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(shared(self._home.tenant_lock(batch.tenant)))
+            stack.enter_context(exclusive(self._lock(batch.tenant)))
+            yield
+
+    def _lock(self, tenant: str) -> Path:
+        return self._home.locks / tenant / f"{SOURCE}.intake.lock"
+
+    def _mask_chunk(self, batch: Batch, chunk: int) -> int:
+        rows: Prepared | pa.Table | None = self._prepared.pop((batch.id, chunk), None)
+        if rows is None:
+            wanted = (pl.col("batch_id") == batch.id) & (pl.col("chunk") == chunk)
+            rows = self._masked_again(batch.tenant, wanted)
+        if not len(rows):
+            return 0
+        return self._tables.append(batch.tenant, PACKETS, rows, commit_of(batch, chunk, self._clock())).rows
+
+    def _masked_again(self, tenant: str, wanted: pl.Expr) -> pa.Table:
+        """Make packet rows from blocks; those of erased owners are left out."""
+        if not self._tables.exists(tenant, CAPTURE_BLOCKS.key):
+            return pa.table({})
+        with self._tables.reading(tenant, CAPTURE_BLOCKS.key) as table:
+            found = table.filter(wanted).sort("device_ref", "file_id", "block_number").collect()
+        sealer = self.sealer(tenant)
+        registered = {
+            one.ref: one for one in self._devices(tenant).listing(found["device_ref"].unique().to_list())
+        }
+        masker = Masker(sealer.keys, tenant)
+        parts: dict[tuple[datetime, str, int], list[Sealed]] = {}
+        for row, packets in open_blocks(sealer, found):
+            block = describe_block(packets, row["ts_min"] // HOUR_NS)
+            token = registered[row["device_ref"]].token
+            arrival = row["received_at"], row["batch_id"], row["chunk"]
+            sealed = Sealed(token, [block], [row["block_id"]], read_layers(packets))
+            parts.setdefault(arrival, []).append(sealed)
+        tables = [masker.mask(sealed, arrival) for arrival, sealed in parts.items()]
+        return pa.concat_tables(tables) if tables else pa.table({})
+
+    def _prepare(self, batch: Batch, chunk: int, rows: pa.Table) -> None:
+        """Write a chunk's packet rows as files at once; masking only has to commit them."""
+        if rows.num_rows:
+            self._prepared[batch.id, chunk] = self._tables.prepare(batch.tenant, PACKETS, rows)
+
+
+def open_blocks(sealer: Sealer, rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], Packets]]:
+    """Open rows of the block table; those of erased owners are left out.
+
+    Raises: DecryptionError where one does not verify.
+    """
+    keys = sealer.subjects.existing(rows["subject_ref"].unique().to_list())
+    for row in rows.iter_rows(named=True):
+        if row["subject_ref"] in keys:
+            record_id = uuid_bytes(row["block_id"])
+            (records,) = sealer.open_for_subjects(
+                CAPTURE_BLOCKS.key, "records", [row["records"]], [keys[row["subject_ref"]]], [record_id]
+            )
+            interface = Interface(row["interface"], row["link_type"], row["snaplen"], row["unit_ns"])
+            yield row, open_block(records, interface, row["era"], row["packets"])
