@@ -50,6 +50,11 @@ class Blocks:
         """The blocks' types."""
         return self.words(np.arange(len(self.starts) - 1), 0)
 
+    @cached_property
+    def others(self) -> Offsets:
+        """The numbers of the blocks that are no enhanced packets: few, in the files of today."""
+        return np.flatnonzero(self.types != PACKET)
+
     def is_big_at(self, row: int) -> bool:
         """Whether a block's words have their highest byte first."""
         return self.is_big if isinstance(self.is_big, bool) else bool(self.is_big[row])

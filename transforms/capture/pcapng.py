@@ -135,21 +135,11 @@ def _open(blocks: Blocks, interfaces: _Interfaces) -> Opening:
 
 def _read_blocks(blocks: Blocks, interfaces: _Interfaces) -> tuple[int, str | None, _Columns]:
     """Read interfaces and packets up to the first bad block: its number, the reason, the packets."""
-    described = len(interfaces.known)
-    bad, reason = _first_bad(blocks, described)
-    before = blocks.types[:bad]
-    for row in np.flatnonzero(before == INTERFACE).tolist():
-        interfaces.describe(blocks.bytes_of(row), ORDERS[blocks.is_big_at(row)])
-    # How many interfaces were described before each block, and before its section.
-    counts = described + np.cumsum(before == INTERFACE)
-    sections = np.flatnonzero(before == SECTION)
-    begun = np.append(interfaces.section_begun, counts[sections])
-    bases = begun[np.cumsum(before == SECTION)]
-    interfaces.section_begun = int(begun[-1])
-    rows = np.flatnonzero(_are_packets(before))
+    bad, reason = _first_bad(blocks, len(interfaces.known))
+    rows, bases, counts = _read_interfaces(blocks, bad, interfaces)
     fields = _gather_fields(blocks, rows)
-    np.add(fields.numbers, bases[rows], out=fields.numbers)
-    unknown = np.flatnonzero(fields.numbers >= counts[rows])
+    np.add(fields.numbers, bases, out=fields.numbers)
+    unknown = np.flatnonzero(fields.numbers >= counts)
     if unknown.size:
         bad, reason = int(rows[unknown[0]]), "a packet of no interface"
         rows, fields = rows[: unknown[0]], fields.before(int(unknown[0]))
@@ -160,32 +150,54 @@ def _read_blocks(blocks: Blocks, interfaces: _Interfaces) -> tuple[int, str | No
     return bad, reason, columns.before(bad)
 
 
+def _read_interfaces(
+    blocks: Blocks, bad: int, interfaces: _Interfaces
+) -> tuple[Offsets, int | Offsets, int | Offsets]:
+    """Add the interfaces that are described here.
+
+    Returns: which blocks are packets, and how many interfaces there were before the section of each,
+    and before it.
+    """
+    described = len(interfaces.known)
+    if not blocks.others.size:
+        return np.arange(bad), interfaces.section_begun, described
+    types = blocks.types[:bad]
+    for row in np.flatnonzero(types == INTERFACE).tolist():
+        interfaces.describe(blocks.bytes_of(row), ORDERS[blocks.is_big_at(row)])
+    counts = described + np.cumsum(types == INTERFACE)
+    begun = np.append(interfaces.section_begun, counts[types == SECTION])
+    interfaces.section_begun = int(begun[-1])
+    rows = np.flatnonzero(_are_packets(types))
+    return rows, begun[np.cumsum(types == SECTION)[rows]], counts[rows]
+
+
 def _are_packets(types: Offsets) -> NDArray[np.bool_]:
     return np.asarray((types == PACKET) | (types == SIMPLE_PACKET) | (types == OLD_PACKET))
 
 
 def _first_bad(blocks: Blocks, described: int) -> tuple[int, str | None]:
     """Find the first block that is wrong by itself: its number (or how many there are) and why."""
-    types, sizes = blocks.types, np.diff(blocks.starts)
-    short = np.zeros(len(types), np.bool_)
+    sizes, rows = np.diff(blocks.starts), blocks.others
+    types, larger = blocks.types[rows], sizes[rows]
+    short, versions = np.zeros((2, len(rows)), np.bool_)
     for kind, least in _LEAST_BYTES.items():
-        short |= (types == kind) & (sizes < least)
-    sections = np.flatnonzero(types == SECTION)
-    versions = np.zeros(len(types), np.bool_)
+        short |= (types == kind) & (larger < least)
     # A section that is too short may be the last thing there is.
-    sections = sections[sizes[sections] >= _LEAST_BYTES[SECTION]]
-    versions[sections] = blocks.halves(sections, 12) != 1
+    sections = np.flatnonzero((types == SECTION) & ~short)
+    versions[sections] = blocks.halves(rows[sections], 12) != 1
     many = (types == INTERFACE) & (described + np.cumsum(types == INTERFACE) > MOST_INTERFACES)
-    long = (sizes > MOST_SIDE_BYTES) & ~_are_packets(types)
-    bad, reason = len(types), None
-    for wrong, why in (
-        (short, "a block too short for its type"),
-        (versions, "a section of a version that is not known"),
-        (many, f"more than {MOST_INTERFACES} interfaces"),
-        (long, f"a block of more than {MOST_SIDE_BYTES} bytes that is no packet"),
+    long = (larger > MOST_SIDE_BYTES) & ~_are_packets(types)
+    short_packets = (sizes < _LEAST_BYTES[PACKET]) & (blocks.types == PACKET)
+    bad, reason = len(sizes), None
+    for places, why in (
+        (np.flatnonzero(short_packets), "a block too short for its type"),
+        (rows[short], "a block too short for its type"),
+        (rows[versions], "a section of a version that is not known"),
+        (rows[many], f"more than {MOST_INTERFACES} interfaces"),
+        (rows[long], f"a block of more than {MOST_SIDE_BYTES} bytes that is no packet"),
     ):
-        if wrong.any() and (row := int(np.argmax(wrong))) < bad:
-            bad, reason = row, why
+        if places.size and places[0] < bad:
+            bad, reason = int(places[0]), why
     return bad, reason
 
 
@@ -270,19 +282,17 @@ def _read_resolution(block: bytes, order: Order) -> Resolution:
 
 def _give_sides(blocks: Blocks, columns: _Columns, bad: int, base: int) -> Iterator[Side]:
     """Give whole blocks that are no packets, and what packets have behind their data."""
-    is_side = ~_are_packets(blocks.types[:bad])
-    begins, ends = blocks.starts[:bad].copy(), blocks.starts[1 : bad + 1].copy()
-    begins[columns.rows] = columns.data_at + (columns.captured + 3 & ~3)
-    ends[columns.rows] -= 4
-    is_side[columns.rows] = begins[columns.rows] < ends[columns.rows]
-    rows = np.flatnonzero(is_side)
-    kinds = blocks.types[rows].tolist()
-    packets = _are_packets(blocks.types[rows]).tolist()
-    for kind, is_packet, begin, end in zip(
-        kinds, packets, begins[rows].tolist(), ends[rows].tolist(), strict=True
-    ):
-        name = "packet options" if is_packet else _KINDS.get(kind, "other")
-        yield Side(base + begin, name, blocks.window[begin:end].tobytes())
+    rows, begins = columns.rows, columns.data_at + (columns.captured + 3 & ~3)
+    behind = np.flatnonzero(begins < blocks.starts[rows + 1] - 4)
+    others = blocks.others[: np.searchsorted(blocks.others, bad)]
+    others = others[~_are_packets(blocks.types[others])]
+    kinds = [_KINDS.get(kind, "other") for kind in blocks.types[others].tolist()]
+    kinds += ["packet options"] * len(behind)
+    begun = np.concatenate((blocks.starts[others], begins[behind]))
+    ended = np.concatenate((blocks.starts[others + 1], blocks.starts[rows[behind] + 1] - 4))
+    for nth in np.argsort(begun).tolist():
+        begin, end = int(begun[nth]), int(ended[nth])
+        yield Side(base + begin, kinds[nth], blocks.window[begin:end].tobytes())
 
 
 def _give_packets(blocks: Blocks, columns: _Columns, known: list[Interface]) -> Iterator[Packets]:
@@ -302,7 +312,7 @@ def _give_packets(blocks: Blocks, columns: _Columns, known: list[Interface]) -> 
         blocks.window, columns.data_at - HEADER.itemsize, columns.data_at + columns.captured, order
     )
     write_headers(records, starts[:-1], headers)
-    changes = np.flatnonzero((np.diff(numbers) != 0) | (np.diff(eras) != 0)) + 1
+    changes = np.flatnonzero((numbers[1:] != numbers[:-1]) | (eras[1:] != eras[:-1])) + 1
     for begin, end in pairwise([0, *changes.tolist(), count]):
         first, last = starts[begin], starts[end]
         run = starts[begin : end + 1] - first
