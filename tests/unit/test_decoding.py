@@ -89,8 +89,19 @@ def test_the_root_is_a_name():
         b"\0\1\0\0\0\0" + bytes(20),
         b"\0\1\0\0\0\1\0\0\0\0\0\0" + b"\xc0\x0c\0\1\0\1",
         bytes(range(200, 230)),
+        question()[:-1],
+        b"\0\1\0\0\0\1\0\0\0\0\0\0" + (b"\x3f" + b"a" * 63) * 4 + b"\0\0\1\0\1",
+        b"\0\1\0\0\0\1\0\0\0\0\0\0" + b"\2\xff\xfe\0\0\1\0\1",
     ],
-    ids=["cut", "no question", "a name that points at itself", "no DNS"],
+    ids=[
+        "cut",
+        "no question",
+        "a name that points at itself",
+        "no DNS",
+        "cut in its class",
+        "too long",
+        "no text",
+    ],
 )
 def test_what_is_no_question_is_left_out(payload):
     assert said(udp(payload, 53)) == []

@@ -11,7 +11,7 @@ RFC 2003 and 4213 (IP in IP), RFC 7348 (VXLAN).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import dpkt
@@ -29,6 +29,7 @@ Found: TypeAlias = "dict[str, Any]"
 
 # A ClientHello with post-quantum key shares has about 2 KiB, a request's headers seldom more.
 MOST_BYTES = 4096
+_LONGEST_LABEL, _LONGEST_NAME = 63, 254
 # DNS, its multicast form and LLMNR share their layout.
 _DNS_PORTS = (53, 5353, 5355)
 _DHCP_PORTS = (67, 68)
@@ -94,10 +95,13 @@ class _View:
         """Whether either end is one of these."""
         return np.isin(self.src_port, ports) | np.isin(self.dst_port, ports)
 
-    def payload(self, row: int) -> bytes:
-        """Give the first bytes of a packet's payload."""
-        start = int(self.packets.starts[row] + self.payload_offset[row])
-        return self.packets.records[start : start + min(int(self.payload_bytes[row]), MOST_BYTES)].tobytes()
+    def payloads(self, rows: Numbers) -> Iterator[tuple[int, bytes]]:
+        """Give the first bytes of some packets' payloads, with the packets' numbers."""
+        octets = self.packets.records.data
+        starts = self.packets.starts[rows] + self.payload_offset[rows]
+        ends = starts + np.minimum(self.payload_bytes[rows], MOST_BYTES)
+        for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True):
+            yield row, octets[start:end].tobytes()
 
     def words(self, rows: Numbers, offsets: Numbers, kind: str) -> NDArray[Any]:
         """Gather a number from each of some packets; the caller knows that it was captured."""
@@ -127,28 +131,38 @@ def _choose(view: _View) -> list[tuple[Numbers, Callable[[bytes], Found | None]]
 
 
 def _decode_each(view: _View, rows: Numbers, decode: Callable[[bytes], Found | None]) -> pl.DataFrame:
-    found = []
-    for row in rows.tolist():
+    found: dict[str, list[Any]] = {name: [] for name in SCHEMA if not name.startswith("inner_")}
+    for row, payload in view.payloads(rows):
         try:
-            said = decode(view.payload(row))
-        except Exception:
+            said = decode(payload)
+        except Exception:  # a decoder raises whatever its slicing raises; it then decodes nothing
             said = None
         if said:
-            found.append({"row": row, **said})
-    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in SCHEMA if not name.startswith("inner")})
+            for name, values in found.items():
+                values.append(said.get(name))
+            found["row"][-1] = row
+    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in found})
 
 
 # -- one payload --------------------------------------------------------------------------------
 
 
 def _decode_dns(payload: bytes) -> Found | None:
-    """Read the first question; the records behind it are not looked at."""
-    questions = int.from_bytes(payload[4:6], "big")
-    if not questions:
+    """Read the first question; the records behind it are not looked at.
+
+    Its name stands first in the message, so there is nothing that it could be compressed against.
+    """
+    if payload[4:6] == b"\0\0":
         return None
-    alone = payload[:4] + b"\0\1" + bytes(6) + payload[12:]
-    [question] = dpkt.dns.DNS(alone).qd
-    return {"dns_query": question.name or ".", "dns_type": question.type}
+    labels, at = [], 12
+    while size := payload[at]:
+        labels.append(payload[at + 1 : at + 1 + size])
+        at += 1 + size
+        if size > _LONGEST_LABEL or at > 12 + _LONGEST_NAME:
+            return None
+    kind = payload[at + 1 : at + 3]
+    name = b".".join(labels).decode() or "."
+    return {"dns_query": name, "dns_type": int.from_bytes(kind, "big")} if len(payload) >= at + 5 else None
 
 
 def _decode_dns_stream(payload: bytes) -> Found | None:

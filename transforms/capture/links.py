@@ -56,9 +56,6 @@ class Chunk:
     columns: dict[str, Fields]
     valid: dict[str, Mask]
 
-    def __len__(self) -> int:
-        return len(self.starts)
-
     def gather(self, places: Ints, fields: np.dtype[Any]) -> Fields:
         """Copy the bytes at each place and see them as fields."""
         shape = (len(self.octets) - fields.itemsize + 1,)
