@@ -6,6 +6,7 @@ import dpkt
 import numpy as np
 import pytest
 
+from transforms.capture import macs
 from transforms.capture.anonymise import AnonymiseKeys, anonymise_packets
 from transforms.capture.macs import permute_macs
 from transforms.capture.packets import HEADER_BYTES, Interface, Packets
@@ -80,6 +81,25 @@ def test_the_checksum_of_a_redirect_follows_its_gateway():
     redirect = bytes(dpkt.icmp.ICMP(type=5, code=1, data=A + bytes(8)))
     made = anonymise(ethernet(ipv4(redirect, 1)))[34:]
     assert dpkt.in_cksum(redirect) == dpkt.in_cksum(made + bytes(8)) == 0
+
+
+def ones_sum(octets):
+    total = sum(struct.unpack(f">{len(octets) // 2}H", octets))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+@pytest.mark.parametrize("at", [17, 136])
+def test_a_udp_checksum_that_comes_out_as_none_is_sent_as_all_ones(at):
+    def segment(word, checksum=0):
+        return struct.pack(">5H", 7000, 7001, 10, checksum, word)
+
+    ends = struct.pack(">HH", at, 10)
+    word = 0xFFFF - ones_sum(ip_of(A) + ip_of(B) + ends + segment(0))
+    checksum = 0xFFFF - ones_sum(A + B + ends + segment(word))
+    made = anonymise(ethernet(ipv4(segment(word, checksum), at)))
+    assert made[40:42] == b"\xff\xff"
 
 
 def test_ipv6_and_vlan():
@@ -247,19 +267,27 @@ def test_no_packets():
 
 def test_macs_are_permuted_within_their_kind():
     rng = np.random.default_rng(5)
-    macs = np.unique(rng.integers(0, 256, (50_000, 6), np.uint8), axis=0)
-    made = permute_macs(macs, KEYS.mac)
-    assert len(np.unique(made, axis=0)) == len(macs)
-    assert (made[:, 0] & 3 == macs[:, 0] & 3).all()
-    assert (made[:, :3] == macs[:, :3]).all(axis=1).mean() < 0.001
-    assert (permute_macs(macs, bytes(32)) == made).all(axis=1).mean() < 0.001
+    plain = np.unique(rng.integers(0, 256, (50_000, 6), np.uint8), axis=0)
+    made = permute_macs(plain, KEYS.mac)
+    assert len(np.unique(made, axis=0)) == len(plain)
+    assert (made[:, 0] & 3 == plain[:, 0] & 3).all()
+    assert (made[:, :3] == plain[:, :3]).all(axis=1).mean() < 0.001
+    assert (permute_macs(plain, bytes(32)) == made).all(axis=1).mean() < 0.001
 
 
 def test_what_is_no_device_stays():
     fixed = np.array([[0] * 6, [255] * 6], np.uint8)
     assert (permute_macs(fixed, KEYS.mac) == fixed).all()
-    # Where the bare permutation leads to a fixed value, the swap keeps it a permutation.
     assert permute_macs(np.empty((0, 6), np.uint8), KEYS.mac).shape == (0, 6)
+
+
+def test_what_would_become_a_fixed_value_takes_its_place(monkeypatch):
+    turned = np.uint64(0x3C_5AB4_0000_02 & ~(3 << 40))
+    monkeypatch.setattr(macs, "_permute", lambda values, encryptor: values ^ turned)
+    address = np.frombuffer(int(turned).to_bytes(6, "big"), np.uint8).reshape(1, 6)
+    assert (permute_macs(address, KEYS.mac) == address).all()
+    both = np.concatenate((address, np.zeros((1, 6), np.uint8)))
+    assert (permute_macs(both, KEYS.mac) == both).all()
 
 
 # -- what is refused ----------------------------------------------------------------------------

@@ -263,6 +263,12 @@ def test_equal_addresses_are_ordered_by_their_ports():
     assert ids[0] == ids[1]
 
 
+def test_a_message_that_goes_one_way_is_not_turned():
+    frame = frame_of([row_of(1, "10.0.0.2", "10.0.0.1", 11, 0)])
+    # SHA-1 of 0000 0a000002 0a000001 0100 000b 0000, in the order that the packet has
+    assert community_ids(frame).to_list() == ["1:c5iqfdGYsNWhMJVcYXWPNWbpnKs="]
+
+
 def test_protocols_without_ports_are_named_by_their_addresses():
     with_ports = row_of(33, "10.1.12.1", "10.1.12.2", 7, 9)
     without = row_of(33, "10.1.12.2", "10.1.12.1", None, None)

@@ -121,9 +121,6 @@ def _ports(flows: pl.DataFrame, protocol: Numbers) -> tuple[Numbers, Numbers, ND
             partner = _PARTNERS[row, kind]
             one_way[at] = partner == _NO_PARTNER
             one[at], two[at] = kind, np.where(one_way[at], code, partner)
-    # Protocols other than these are named by their addresses alone, though some have ports.
-    bare = ~np.isin(protocol, (TCP, UDP, SCTP, ICMP, ICMPV6))
-    one[bare] = two[bare] = 0
     return one, two, one_way
 
 
@@ -142,6 +139,7 @@ def _messages(pairs: Numbers, rests: Numbers, distinct: NDArray[np.uint8], seed:
     tail[:, 0] = protocol
     for place in range(4):
         tail[:, 2 + place] = (rests >> (24 - 8 * place)) & 0xFF
+    # Protocols other than these are named by their addresses alone, though some have ports.
     bare = ~np.isin(protocol, (TCP, UDP, SCTP, ICMP, ICMPV6))
     ends = np.where(bare, -4, 0)
     first = np.where(rests >> 40 == 4, 12, 0)
