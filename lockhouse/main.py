@@ -27,6 +27,8 @@ COMMANDS = {
     "ingest": "ingest",
     "tables": "tables",
     "sql": "tables",
+    "capture": "capture",
+    "device": "capture",
     "quarantine": "quarantine",
     "reveal": "reveal",
     "token": "reveal",

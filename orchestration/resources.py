@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stores.access import Access
 from stores.audit import AuditTrail
+from stores.capture_exports import CaptureExports
 from stores.captures import CaptureIntake
 from stores.database import Database
 from stores.devices import Devices
@@ -105,6 +106,10 @@ class Platform:
         return CaptureIntake(
             self.home, self.provider, self.landing, self.ledger, self.tables, self.devices, now
         )
+
+    def capture_exports(self, tenant: str) -> CaptureExports:
+        """Give the exports of a tenant's captures."""
+        return CaptureExports(tenant, self.tables, self.captures.sealer(tenant))
 
     def devices(self, tenant: str) -> Devices:
         """Give a tenant's device registry."""

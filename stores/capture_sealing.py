@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from stores.sealing import Sealer
 from stores.tables import Commit, Tables
 from transforms.capture.assigning import Claim, split_by_device
 from transforms.capture.blocks import Block, cut_blocks, order_by_hour, take_packets
+from transforms.capture.decoding import decode_packets
 from transforms.capture.layers import read_layers
 from transforms.capture.packets import Packets
 from transforms.capture.reading import Damage, Opening, Side, read_capture
-from transforms.capture.rows import PacketKeys, constant, hour_text, mask_packets
+from transforms.capture.rows import NAMES, PacketKeys, constant, hour_text, mask_packets
 from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES, DOMAIN_FORMATS, QUARANTINE
 from transforms.chunks import Fault
 from transforms.pii.identities import delivery_digest, digest_uuid, numbered_event_ids, uuid_bytes
@@ -92,12 +94,29 @@ class FileTally:
 
 @dataclass(frozen=True)
 class Sealed:
-    """Blocks of a device on their way into the packet table. Shape: `layers` has a row for each packet."""
+    """Blocks of a device on their way into the packet table.
+
+    Shape: `layers` has a row for each packet, `names` for those in which a name was found.
+    """
 
     device_token: str
     blocks: Sequence[Block]
     block_ids: Sequence[str]
     layers: pl.DataFrame
+    names: pl.DataFrame
+
+    @classmethod
+    def of(
+        cls,
+        device_token: str,
+        blocks: Sequence[Block],
+        block_ids: Sequence[str],
+        packets: Packets,
+        layers: pl.DataFrame,
+    ) -> Sealed:
+        """Decode what names there are in the packets that the blocks were cut from."""
+        names = decode_packets(packets, layers).select("row", *NAMES)
+        return cls(device_token, blocks, block_ids, layers, names)
 
 
 @dataclass
@@ -130,11 +149,11 @@ class Masker:
         ids = [one for part in parts for one in part.block_ids]
         tokens = [part.device_token for part in parts for _ in part.blocks]
         layers = pl.concat([part.layers for part in parts], rechunk=True)
-        names = pl.DataFrame(schema=_NAMES)
+        before = accumulate((part.layers.height for part in parts), initial=0)
+        names = pl.concat(
+            [part.names.with_columns(pl.col("row") + first) for part, first in zip(parts, before, strict=False)]
+        )
         return with_arrival(mask_packets(blocks, ids, tokens, layers, names, self._keys), self._tenant, arrival)
-
-
-_NAMES = {"row": pl.UInt32, "dns_name": pl.String, "tls_name": pl.String, "http_host": pl.String}
 
 
 class BatchSealing:
@@ -287,7 +306,7 @@ class BatchSealing:
             self._chunk.blocks.append(
                 {**place, "device_ref": device.ref, "subject_ref": ref, **_describe(block)}
             )
-        self._chunk.sealed.append(Sealed(device.token, blocks, ids, layers))
+        self._chunk.sealed.append(Sealed.of(device.token, blocks, ids, packets, layers))
 
     def _commit(self) -> None:
         """Commit what has gathered, in the order in which a crash may leave it: quarantine, blocks, files."""

@@ -143,7 +143,7 @@ class CaptureIntake:
             block = describe_block(packets, row["ts_min"] // HOUR_NS)
             token = registered[row["device_ref"]].token
             arrival = row["received_at"], row["batch_id"], row["chunk"]
-            sealed = Sealed(token, [block], [row["block_id"]], read_layers(packets))
+            sealed = Sealed.of(token, [block], [row["block_id"]], packets, read_layers(packets))
             parts.setdefault(arrival, []).append(sealed)
         tables = [masker.mask(sealed, arrival) for arrival, sealed in parts.items()]
         return pa.concat_tables(tables) if tables else pa.table({})

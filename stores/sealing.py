@@ -39,7 +39,7 @@ class Sealer:
         self,
         table: str,
         column: str,
-        envelopes: Sequence[bytes],
+        envelopes: Sequence[bytes | memoryview],
         subject_keys: Sequence[bytes],
         record_ids: Sequence[bytes],
     ) -> list[bytes]:

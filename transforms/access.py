@@ -13,6 +13,9 @@ class Right(StrEnum):
     REVEAL = "pii:reveal"
     READ_QUARANTINE = "quarantine:read"
     CHANGE_QUARANTINE = "quarantine:write"
+    READ_CAPTURES = "captures:read"  # packets without payload, addresses encrypted
+    READ_PAYLOAD = "captures:payload"  # packets as they were captured
+    MANAGE_DEVICES = "devices:write"
     READ_AUDIT = "audit:read"
     OPERATE = "admin"
 
@@ -32,11 +35,19 @@ class Role(StrEnum):
 RIGHTS: dict[Role, frozenset[Right]] = {
     Role.OPERATOR: frozenset(Right),
     Role.DATA_ENGINEER: frozenset(
-        {Right.INGEST, Right.READ_TABLES, Right.READ_QUARANTINE, Right.CHANGE_QUARANTINE}
+        {
+            Right.INGEST,
+            Right.READ_TABLES,
+            Right.READ_QUARANTINE,
+            Right.CHANGE_QUARANTINE,
+            Right.MANAGE_DEVICES,
+        }
     ),
-    Role.ANALYST: frozenset({Right.READ_TABLES}),
-    Role.INVESTIGATOR: frozenset({Right.READ_TABLES}),
-    Role.PRIVACY_OFFICER: frozenset({Right.READ_TABLES, Right.REVEAL, Right.READ_AUDIT}),
+    Role.ANALYST: frozenset({Right.READ_TABLES, Right.READ_CAPTURES}),
+    Role.INVESTIGATOR: frozenset({Right.READ_TABLES, Right.READ_CAPTURES, Right.READ_PAYLOAD}),
+    Role.PRIVACY_OFFICER: frozenset(
+        {Right.READ_TABLES, Right.REVEAL, Right.READ_AUDIT, Right.READ_CAPTURES, Right.MANAGE_DEVICES}
+    ),
     Role.AUDITOR: frozenset({Right.READ_AUDIT}),
     Role.CLIENT: frozenset({Right.INGEST}),
 }

@@ -32,6 +32,12 @@ class Action(StrEnum):
     SQL_RUN = "tables:sql:run"
     PII_REVEALED = "pii:column:revealed"
     TOKEN_MADE = "pii:token:made"  # noqa: S105 - the name of an action
+    CAPTURE_EXPORTED = "captures:packets:exported"
+    CAPTURE_SUMMARISED = "captures:packets:summarised"
+    DEVICES_LISTED = "devices:registry:listed"
+    DEVICE_ADDED = "devices:device:added"
+    DEVICE_OWNED = "devices:ownership:begun"
+    DEVICE_ADDRESSED = "devices:address:added"
     LEAKS_SCANNED = "home:leaks:scanned"
     RUN_FAILED = "dagster:run:failed"
     AUDIT_VERIFIED = "audit:trail:verified"

@@ -28,6 +28,7 @@ MAX_REST_BYTES = 64 << 20
 MAX_DELIVERY_BYTES = 16 << 30
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_PIECE_BYTES = 1 << 15
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -97,12 +98,21 @@ def _gzip_blocks(stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
 def _zstd_blocks(stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
     import pyarrow as pa
 
+    pieces: list[bytes] = []
     try:
         with pa.CompressedInputStream(pa.PythonFile(cast("io.IOBase", stream), mode="r"), "zstd") as plain:
-            while block := plain.read(block_bytes):
-                yield block
+            # What is asked for at once is lost where the damage is in it.
+            while piece := plain.read(min(block_bytes, _ZSTD_PIECE_BYTES)):
+                pieces.append(piece)
+                if sum(map(len, pieces)) >= block_bytes:
+                    yield b"".join(pieces)
+                    pieces.clear()
     except OSError as error:
+        if pieces:
+            yield b"".join(pieces)
         raise UnreadableError("damaged or truncated zstd") from error
+    if pieces:
+        yield b"".join(pieces)
 
 
 class _BufferStream(io.RawIOBase):

@@ -108,7 +108,7 @@ from stores.leaks import default_exclusions, scan  # noqa: E402
 from stores.ledger import State  # noqa: E402
 from stores.quarantine import Quarantine  # noqa: E402
 from stores.settings import load_settings  # noqa: E402
-from transforms.tables import quarantine_table
+from stores.specs import quarantine_spec  # noqa: E402
 
 # What depends on when a batch arrived, and on nonces.
 CHANGING = ("received_at", "received_date", "received_hour", "batch_id", "chunk", "unknown_sealed")
@@ -210,7 +210,7 @@ def table(home: Path, key: str) -> pl.DataFrame:
 def quarantined(home: Path) -> list[Any]:
     platform = tables_of(home)
     store = Quarantine(
-        "default", platform.tables, platform.intake.sealer("default"), quarantine_table(load_contract("logins"))
+        "default", platform.tables, platform.intake.sealer("default"), quarantine_spec("logins")
     )
     return store.entries()
 

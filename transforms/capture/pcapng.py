@@ -108,7 +108,7 @@ def read_pcapng(plain: PlainBytes) -> Iterator[Opening | Packets | Side | Damage
         blocks = find_blocks(window, order)
         bad, reason, columns = _read_blocks(blocks, interfaces)
         if plain.offset == 0 and bad:
-            yield _open(blocks, interfaces)
+            yield _open(blocks, bad, interfaces)
         yield from _give_sides(blocks, columns, bad, plain.offset)
         yield from _give_packets(blocks, columns, interfaces.known)
         reached, had = int(blocks.starts[bad]), len(window)
@@ -126,10 +126,12 @@ def read_pcapng(plain: PlainBytes) -> Iterator[Opening | Packets | Side | Damage
         size = WINDOW_BYTES if reached else 2 * size
 
 
-def _open(blocks: Blocks, interfaces: _Interfaces) -> Opening:
+def _open(blocks: Blocks, bad: int, interfaces: _Interfaces) -> Opening:
     order = ORDERS[blocks.is_big_at(0)]
     major, minor = (int.from_bytes(blocks.window[at : at + 2].tobytes(), order) for at in (12, 14))
-    resolution = interfaces.resolutions[0] if interfaces.resolutions else Resolution(MICROSECONDS)
+    # What stands behind the damage describes nothing.
+    is_described = (blocks.types[:bad] == INTERFACE).any()
+    resolution = interfaces.resolutions[0] if is_described else Resolution(MICROSECONDS)
     return Opening("pcapng", order, resolution.name, f"{major}.{minor}", 0, -1, b"")
 
 

@@ -25,7 +25,7 @@ from transforms.pii.siv import SivKey, encrypt_column
 Column: TypeAlias = "pa.Array[Any]"
 
 # What decoding finds, by the column that its token stands in.
-NAMES = ("dns_name", "tls_name", "http_host")
+NAMES = ("dns_query", "tls_sni", "http_host", "dhcp_hostname")
 _NUMBERS = {
     "ethertype": "ether_type",
     "ip_version": "ip_version",
@@ -69,9 +69,9 @@ def mask_packets(
     """Make the rows of blocks.
 
     Shape: an id and the device's token for each block; `layers` has a row for each packet of the
-    blocks, in their order; `names` the few packets in which names were found (`row`, `dns_name`,
-    `tls_name`, `http_host`). The result has a row for each packet, with all columns of the table but
-    those that are the same for the whole batch.
+    blocks, in their order; `names` the few packets in which names were found (`row` and `NAMES`). The
+    result has a row for each packet, with all columns of the table but those that are the same for the
+    whole batch.
     """
     counts = [len(block.packets) for block in blocks]
     of_block = np.repeat(np.arange(len(blocks), dtype=np.int32), counts)

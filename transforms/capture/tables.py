@@ -196,9 +196,10 @@ PACKETS = TableSpec(
         column("is_fragment", pa.bool_(), "Whether it is part of a fragmented datagram.", nullable=True),
         column("payload_bytes", pa.int32(), "What was captured behind the transport header.", nullable=True),
         _name("community_id", "The flow's Community ID (version 1, seed 0)", "flow"),
-        _name("dns_name", "The name asked for in DNS"),
-        _name("tls_name", "The server's name in a TLS greeting"),
+        _name("dns_query", "The name asked for in DNS"),
+        _name("tls_sni", "The server's name in a TLS greeting"),
         _name("http_host", "The host named in an HTTP request"),
+        _name("dhcp_hostname", "The name that a device gives itself in DHCP"),
     ),
     ("packet_hour",),
 )

@@ -135,7 +135,7 @@ def gcm_encryptor(key: bytes) -> Callable[[bytes, bytes | memoryview, bytes], by
     return AESGCM(key).encrypt
 
 
-def gcm_decryptor(key: bytes) -> Callable[[bytes, bytes, bytes], bytes]:
+def gcm_decryptor(key: bytes) -> Callable[[bytes | memoryview, bytes | memoryview, bytes], bytes]:
     """Give `decrypt(nonce, ciphertext, associated)` for one key; it raises InvalidTag of its own."""
     return AESGCM(key).decrypt
 

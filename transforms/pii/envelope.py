@@ -95,7 +95,9 @@ def _prepared(
     return [_header(flags, key_id) for flags, _ in packed], [body for _, body in packed]
 
 
-def open_many(envelopes: Sequence[bytes], keys: Sequence[bytes], places: Sequence[bytes]) -> list[bytes]:
+def open_many(
+    envelopes: Sequence[bytes | memoryview], keys: Sequence[bytes], places: Sequence[bytes]
+) -> list[bytes]:
     """Open a column that `seal_many` sealed.
 
     Raises: DecryptionError where a single value does not verify; nothing is given out then.
@@ -111,8 +113,12 @@ def open_many(envelopes: Sequence[bytes], keys: Sequence[bytes], places: Sequenc
     return opened
 
 
-def _opened(decrypt: Callable[[bytes, bytes, bytes], bytes], envelope: bytes, place: bytes) -> bytes:
-    header = envelope[:_HEADER_BYTES]
+def _opened(
+    decrypt: Callable[[bytes | memoryview, bytes | memoryview, bytes], bytes],
+    envelope: bytes | memoryview,
+    place: bytes,
+) -> bytes:
+    header = bytes(envelope[:_HEADER_BYTES])
     plaintext = decrypt(envelope[6:18], envelope[18:], header + place)
     if header[0] != VERSION:
         raise DecryptionError("the envelope")

@@ -1,0 +1,205 @@
+"""Operations on captures and devices: every one authorises, then audits, then acts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lockhouse.operations import Caller
+from orchestration.resources import now
+from stores.capture_exports import CaptureExports, Change, Plan, check_window
+from stores.devices import Device, Kind
+from transforms.access import Right
+from transforms.audit import Action
+from transforms.capture.anonymise import AnonymiseKeys, anonymise_packets
+from transforms.capture.blocks import MINUTE_NS
+from transforms.capture.exports import Format
+from transforms.errors import RefusedError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MANIFEST_SUFFIX = ".manifest.json"
+
+
+@dataclass(frozen=True)
+class Window:
+    """What of a device is asked for: packets in [since, until), in which form."""
+
+    device: str
+    since: datetime
+    until: datetime
+    format: Format = "pcap"
+    anonymise: bool = False
+
+
+def export_capture(caller: Caller, window: Window, output: Path | BinaryIO) -> dict[str, Any]:
+    """Write packets of a device into a file, with a manifest beside it, or into an open stream.
+
+    Raises: RefusedError for payload without the right to it; UsageError for a longer window, an unknown
+    device, or packets that the format cannot hold.
+    """
+    with _planned(caller, window, Action.CAPTURE_EXPORTED) as (exports, plan):
+        change = _anonymising(caller) if window.anonymise else None
+        if isinstance(output, Path):
+            written = _write_file(output, exports, plan, change)
+        else:
+            written = _write(output, exports, plan, change)
+        result = {**_summary(plan), **written, "manifest": None}
+        if isinstance(output, Path):
+            result["manifest"] = str(_write_manifest(output, caller, window, plan, result))
+        caller.results.update(packets=plan.packets, bytes=written["bytes"], sha256=written["sha256"])
+        return result
+
+
+def summarise_capture(caller: Caller, window: Window) -> dict[str, Any]:
+    """Count packets of a device by the minute; nothing leaves."""
+    with _planned(caller, window, Action.CAPTURE_SUMMARISED) as (_, plan):
+        caller.results.update(packets=plan.packets)
+        counts = {_minute(at): count for at, count in sorted(plan.summary.minutes.items())}
+        nothing = {"sha256": None, "manifest": None}
+        return {**_summary(plan), "bytes": plan.size_bytes, **nothing, "packets_per_minute": counts}
+
+
+@contextmanager
+def _planned(caller: Caller, window: Window, action: Action) -> Iterator[tuple[CaptureExports, Plan]]:
+    """Authorise, audit and plan; the trail knows the device by its pseudonym."""
+    check_window(window.since, window.until)
+    devices = caller.platform.devices(caller.known_tenant())
+    wants_payload = action is Action.CAPTURE_EXPORTED and not window.anonymise
+    marks = {
+        "device": devices.ref(window.device),
+        "since": window.since.isoformat(),
+        "until": window.until.isoformat(),
+        "format": window.format,
+        "anonymised": str(window.anonymise).lower(),
+    }
+    right = Right.READ_PAYLOAD if wants_payload else Right.READ_CAPTURES
+    try:
+        with caller.permitted(right, action, **marks):
+            exports = caller.platform.capture_exports(caller.tenant)
+            device = devices.find(window.device)
+            with exports.planned(device, window.since, window.until, window.format) as plan:
+                yield exports, plan
+    except RefusedError as error:
+        hint = "; packets without payload can be had with --anonymise" if wants_payload else ""
+        raise RefusedError(f"{error}{hint}") from None
+
+
+def _anonymising(caller: Caller) -> Change:
+    """Give what anonymises packets, under keys of the tenant that never rotate: releases stay comparable."""
+    keys = caller.platform.keys(caller.tenant)
+    chosen = AnonymiseKeys(keys.identity_key("anonymise/ip"), keys.identity_key("anonymise/mac"))
+    return lambda packets: anonymise_packets(packets, chosen)
+
+
+def _write(target: BinaryIO, exports: CaptureExports, plan: Plan, change: Change | None) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    for part in exports.stream(plan, change):
+        target.write(part)
+        digest.update(part)
+        size += len(part)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _write_file(path: Path, exports: CaptureExports, plan: Plan, change: Change | None) -> dict[str, Any]:
+    """Write a file that only its owner may read; it has its name once it is whole."""
+    part = path.with_name(f".{path.name}.part")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as target:  # noqa: PTH123 - a mode
+        written = _write(target, exports, plan, change)
+    part.replace(path)
+    return written
+
+
+def _summary(plan: Plan) -> dict[str, Any]:
+    return {
+        "packets": plan.packets,
+        "first": _moment(plan.summary.first_ns),
+        "last": _moment(plan.summary.last_ns),
+    }
+
+
+def _write_manifest(path: Path, caller: Caller, window: Window, plan: Plan, result: dict[str, Any]) -> Path:
+    """Write beside an export what it is: query, counts, where the packets came from, what is missing."""
+    manifest = {
+        "query": {
+            "tenant": caller.tenant,
+            "device": window.device,
+            "from": window.since.isoformat(),
+            "to": window.until.isoformat(),
+            "format": window.format,
+        },
+        "result": {name: result[name] for name in ("packets", "bytes", "sha256", "first", "last")},
+        "policy": "anonymised, payload cut" if window.anonymise else "as captured",
+        "sources": [
+            {"file_id": one["file_id"], "received_at": one["received_at"].isoformat(), "format": one["format"]}
+            for one in plan.files
+        ],
+        "damaged": [
+            {"file_id": one["file_id"], "reason": one["reason"], "offset": one["damage_offset"]}
+            for one in plan.files
+            if one["status"] != "complete"
+        ],
+        "minutes_without_packets": _gaps(plan),
+        "exported_at": now().isoformat(),
+        "exported_by": caller.principal,
+    }
+    beside = path.with_name(path.name + _MANIFEST_SUFFIX)
+    beside.touch(mode=0o600)
+    beside.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    return beside
+
+
+def _gaps(plan: Plan) -> list[str]:
+    """Give the minutes of the window in which the device was silent, or nobody listened."""
+    begin, end = plan.since_ns // MINUTE_NS, -(-plan.until_ns // MINUTE_NS)
+    return [_minute(at) for at in range(begin, end) if not plan.summary.minutes[at]]
+
+
+def _minute(at: int) -> str:
+    return f"{_EPOCH + timedelta(minutes=at):%Y-%m-%dT%H:%MZ}"
+
+
+def _moment(ns: int | None) -> str | None:
+    """Write a time to the nanosecond."""
+    if ns is None:
+        return None
+    return f"{_EPOCH + timedelta(seconds=ns // 1_000_000_000):%Y-%m-%dT%H:%M:%S}.{ns % 1_000_000_000:09d}Z"
+
+
+def add_device(caller: Caller, device: str) -> Device:
+    """Register a device."""
+    devices = caller.platform.devices(caller.known_tenant())
+    with caller.permitted(Right.MANAGE_DEVICES, Action.DEVICE_ADDED, device=devices.ref(device)):
+        return devices.register(device)
+
+
+def list_devices(caller: Caller) -> list[Device]:
+    """Give the devices of a tenant, by their ids."""
+    with caller.permitted(Right.MANAGE_DEVICES, Action.DEVICES_LISTED):
+        found = caller.platform.devices(caller.tenant).listing()
+        caller.results["devices"] = len(found)
+        return found
+
+
+def own_device(caller: Caller, device: str, owner: str, since: datetime) -> int:
+    """Begin an ownership; gives its number."""
+    devices = caller.platform.devices(caller.known_tenant())
+    marks = {"device": devices.ref(device), "owner": caller.digest(owner), "since": since.isoformat()}
+    with caller.permitted(Right.MANAGE_DEVICES, Action.DEVICE_OWNED, **marks):
+        return devices.own(device, owner, since).number
+
+
+def add_address(
+    caller: Caller, device: str, kind: Kind, address: str, since: datetime | None, until: datetime | None
+) -> None:
+    """Note by which address a device goes, so that packets of shared captures are found to be its."""
+    devices = caller.platform.devices(caller.known_tenant())
+    marks = {"device": devices.ref(device), "kind": kind, "address": caller.digest(address)}
+    with caller.permitted(Right.MANAGE_DEVICES, Action.DEVICE_ADDRESSED, **marks):
+        devices.add_address(device, kind, address, since, until)

@@ -1,0 +1,265 @@
+"""From the block table to a capture file of one device and window, in bounded memory.
+
+First the plan: which blocks, how many packets, how many bytes, from what the table says in clear; only
+blocks at the window's edges are opened for it. Then the bytes, a few blocks at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stores.devices import Device
+from stores.sealing import Sealer
+from stores.tables import Tables
+from transforms.capture.blocks import HOUR_NS, MINUTE_NS
+from transforms.capture.exports import (
+    Format,
+    Layout,
+    Stored,
+    Whole,
+    count_inside,
+    is_inside,
+    lay_out,
+    merge_blocks,
+    select_window,
+    write_packets,
+)
+from transforms.capture.packets import Interface, Packets
+from transforms.capture.rows import hour_text
+from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES
+from transforms.errors import UsageError
+from transforms.pii.identities import uuid_bytes
+
+LONGEST = timedelta(hours=1)
+# Row groups of some 8 MiB that are held for blocks that follow.
+_HELD_GROUPS = 4
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CLEAR = [one.name for one in CAPTURE_BLOCKS.columns if one.name not in ("records", "packet_hour")]
+
+Change = Callable[[Packets], Packets]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block lies: its file, row group and row in that, and what opens it."""
+
+    path: Path
+    group: int
+    row: int
+    block_id: str
+    subject_ref: bytes
+    file_id: str
+
+
+@dataclass
+class Summary:
+    """Times and counts of an export. Units: nanoseconds since 1970; minutes since 1970."""
+
+    first_ns: int | None = None
+    last_ns: int | None = None
+    minutes: Counter[int] = field(default_factory=Counter)
+
+    def add_whole(self, block: Stored, minutes: Sequence[int]) -> None:
+        """Count a whole block by what is known of it."""
+        self._widen(block.ts_min, block.ts_max)
+        hour = block.ts_min // HOUR_NS
+        self.minutes.update({hour * 60 + at: count for at, count in enumerate(minutes) if count})
+
+    def add_part(self, packets: Packets) -> None:
+        """Count packets that were found by opening a block."""
+        ts = packets.ts_ns
+        self._widen(int(ts.min()), int(ts.max()))
+        minutes, counts = np.unique(ts // MINUTE_NS, return_counts=True)
+        self.minutes.update(dict(zip(minutes.tolist(), counts.tolist(), strict=True)))
+
+    def _widen(self, first_ns: int, last_ns: int) -> None:
+        self.first_ns = min(first_ns, self.first_ns if self.first_ns is not None else first_ns)
+        self.last_ns = max(last_ns, self.last_ns if self.last_ns is not None else last_ns)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an export will be. Units: nanoseconds since 1970, bytes; `size_bytes` is exact."""
+
+    since_ns: int
+    until_ns: int
+    layout: Layout
+    blocks: tuple[Stored, ...]
+    places: Mapping[int, Place]
+    inside: tuple[Stored, ...]
+    summary: Summary
+    files: tuple[dict[str, Any], ...]
+
+    @property
+    def packets(self) -> int:
+        """How many packets."""
+        return sum(one.packets for one in self.inside)
+
+    @property
+    def size_bytes(self) -> int:
+        """The exact size of the file."""
+        return self.layout.size_bytes(self.inside)
+
+
+class CaptureExports:
+    """Exports of one tenant's captures."""
+
+    def __init__(self, tenant: str, tables: Tables, sealer: Sealer) -> None:
+        """Remember the tables; nothing is read yet."""
+        self._tenant, self._tables, self._sealer = tenant, tables, sealer
+
+    @contextmanager
+    def planned(self, device: Device, since: datetime, until: datetime, wanted: Format) -> Iterator[Plan]:
+        """Plan an export; the files that it needs stay for as long as the block lasts.
+
+        Raises: UsageError where the window is none, is longer than an hour, or does not fit the format.
+        """
+        check_window(since, until)
+        since_ns, until_ns = to_ns(since), to_ns(until)
+        if not self._tables.exists(self._tenant, CAPTURE_BLOCKS.key):
+            yield self._plan([], since_ns, until_ns, wanted)
+            return
+        hours = {hour_text(hour) for hour in range(since_ns // HOUR_NS, -(-until_ns // HOUR_NS))}
+        with self._tables.reading_files(self._tenant, CAPTURE_BLOCKS.key) as files:
+            chosen = files.filter(pl.col("partition.packet_hour").is_in(hours))["path"]
+            rows = [row for path in chosen for row in _rows_of(Path(path), device.ref, since_ns, until_ns)]
+            yield self._plan(self._known(rows), since_ns, until_ns, wanted)
+
+    def stream(self, plan: Plan, change: Change | None = None) -> Iterator[memoryview]:
+        """Give the file's bytes; `change` is made to every packet first (the size is then another)."""
+        yield memoryview(plan.layout.opening())
+        for part in merge_blocks(plan.blocks, self._reader(plan.places), plan.since_ns, plan.until_ns):
+            if change is not None:
+                yield write_packets(change(part.walked() if isinstance(part, Whole) else part), plan.layout)
+            else:
+                yield write_packets(part, plan.layout)
+
+    def _known(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Leave out the blocks of erased owners; put the others in the order in which they were stored."""
+        keys = self._sealer.subjects.existing(list({row["subject_ref"] for row in rows}))
+        kept = [row for row in rows if row["subject_ref"] in keys]
+        return sorted(kept, key=itemgetter("received_at", "batch_id", "chunk", "file_id", "block_number"))
+
+    def _plan(self, rows: list[dict[str, Any]], since_ns: int, until_ns: int, wanted: Format) -> Plan:
+        blocks = [_stored(number, row) for number, row in enumerate(rows)]
+        places = {number: _place(row) for number, row in enumerate(rows)}
+        read, inside, summary = self._reader(places), [], Summary()
+        for block, row in zip(blocks, rows, strict=True):
+            if is_inside(block, since_ns, until_ns):
+                inside.append(block)
+                summary.add_whole(block, row["minutes"])
+            else:
+                chosen = select_window(Whole(block, read(block)).walked(), since_ns, until_ns)
+                if len(chosen):
+                    inside.append(count_inside(block, chosen))
+                    summary.add_part(chosen)
+        used = {places[one.number].file_id for one in inside}
+        kept = tuple(block for block in blocks if block.number in {one.number for one in inside})
+        layout = lay_out(inside, wanted)
+        return Plan(since_ns, until_ns, layout, kept, places, tuple(inside), summary, self._files(used))
+
+    def _files(self, ids: set[str]) -> tuple[dict[str, Any], ...]:
+        """Describe the delivered files that packets came from."""
+        if not ids:
+            return ()
+        with self._tables.reading(self._tenant, CAPTURE_FILES.key) as table:
+            found = table.filter(pl.col("file_id").is_in(list(ids))).select(_FILE_COLUMNS).collect()
+        return tuple(found.sort("received_at", "file_id").to_dicts())
+
+    def _reader(self, places: Mapping[int, Place]) -> Callable[[Stored], bytes]:
+        """Give the function that opens a block; neighbours are read from disk together."""
+        keys = self._sealer.subjects.existing(list({place.subject_ref for place in places.values()}))
+        groups: OrderedDict[tuple[Path, int], pa.ChunkedArray[Any]] = OrderedDict()
+
+        def read(block: Stored) -> bytes:
+            place = places[block.number]
+            at = place.path, place.group
+            if at not in groups:
+                with pq.ParquetFile(place.path, memory_map=True, pre_buffer=False) as file:
+                    groups[at] = file.read_row_group(place.group, columns=["records"])["records"]
+                if len(groups) > _HELD_GROUPS:
+                    groups.popitem(last=False)
+            envelope = groups[at][place.row].as_buffer()
+            (opened,) = self._sealer.open_for_subjects(
+                CAPTURE_BLOCKS.key,
+                "records",
+                [memoryview(envelope)],
+                [keys[place.subject_ref]],
+                [uuid_bytes(place.block_id)],
+            )
+            return opened
+
+        return read
+
+
+def check_window(since: datetime, until: datetime) -> None:
+    """Refuse a window that is none, or longer than an hour.
+
+    Raises: UsageError; for a longer window it says how to split it.
+    """
+    if until <= since:
+        raise UsageError("the window ends before it begins: windows are [from, to)")
+    if until - since > LONGEST:
+        starts = [since + LONGEST * at for at in range(-(-(until - since) // LONGEST))]
+        shown = ", ".join(
+            f"{one:%Y-%m-%dT%H:%M:%SZ} to {min(one + LONGEST, until):%Y-%m-%dT%H:%M:%SZ}" for one in starts[:3]
+        )
+        more = f" and {len(starts) - 3} more" if len(starts) > 3 else ""
+        raise UsageError(f"at most one hour at a time; ask for {shown}{more}")
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def to_ns(moment: datetime) -> int:
+    """Give nanoseconds since 1970."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def _rows_of(path: Path, device_ref: str, since_ns: int, until_ns: int) -> Iterator[dict[str, Any]]:
+    """Give a device's blocks of a window from one data file, each with its place."""
+    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        heads = pl.DataFrame(file.read(columns=["device_ref", "ts_min", "ts_max"])).with_row_index("at")
+        wanted = heads.filter(
+            (pl.col("device_ref") == device_ref)
+            & (pl.col("ts_max") >= since_ns)
+            & (pl.col("ts_min") < until_ns)
+        )["at"].to_list()
+        begin = 0
+        for group in range(file.num_row_groups if wanted else 0):
+            end = begin + file.metadata.row_group(group).num_rows
+            chosen = [at - begin for at in wanted if begin <= at < end]
+            if chosen:
+                rows = pl.DataFrame(file.read_row_group(group, columns=_CLEAR))[chosen].to_dicts()
+                yield from (
+                    {**row, "path": path, "group": group, "row": at}
+                    for row, at in zip(rows, chosen, strict=True)
+                )
+            begin = end
+
+
+def _stored(number: int, row: Mapping[str, Any]) -> Stored:
+    interface = Interface(row["interface"], row["link_type"], row["snaplen"], row["unit_ns"])
+    names = ("era", "ts_min", "ts_max", "packets", "bytes_captured", "bytes_padded")
+    return Stored(number, interface, *(row[name] for name in names))
+
+
+def _place(row: Mapping[str, Any]) -> Place:
+    names = ("path", "group", "row", "block_id", "subject_ref", "file_id")
+    return Place(*(row[name] for name in names))
+
+
+_FILE_COLUMNS = ("file_id", "received_at", "format", "status", "reason", "damage_offset")
