@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.capture.anonymise import AnonymiseKeys, anonymise_packets
+from transforms.capture.community import community_ids
+from transforms.capture.decoding import decode_packets
+from transforms.capture.layers import read_layers
 from transforms.capture.packets import HEADER_BYTES, Interface, Packets
 
 KEYS = AnonymiseKeys(bytes(range(32)), bytes(range(32, 64)))
@@ -273,3 +276,29 @@ def test_a_payload_that_is_kept_is_kept_whole(seed):
             assert more[size + 8 :] == payload[8:]
         elif protocol not in (6, 17):
             assert more == less
+
+
+@pytest.mark.parametrize("link_type", [*LINK_TYPES, 9, 51, 104, 127])
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, noise=st.integers(0, 3))
+def test_no_bytes_are_an_error_or_lead_out_of_their_record(link_type, seed, noise):
+    """Damaged and random packets: places stay within the record, and what is kept is its beginning."""
+    maker = Maker(seed, link_type if link_type in LINK_TYPES else 101)
+    frames = [bytearray(maker.frame()) for _ in range(10)]
+    for frame in frames:
+        for _ in range(noise):
+            frame[int(maker.rng.integers(len(frame)))] = int(maker.rng.integers(256))
+    frames += [maker.rng.bytes(int(maker.rng.integers(80))) for _ in range(10)]
+    packets = packets_of(frames, link_type)
+    layers = read_layers(packets)
+    sizes = np.diff(packets.starts)
+    for name in ("l3_offset", "l4_offset", "payload_offset"):
+        places = layers[name].fill_null(HEADER_BYTES).to_numpy()
+        assert (places >= HEADER_BYTES).all()
+        assert (places <= sizes).all()
+    ends = (layers["payload_offset"] + layers["payload_bytes"]).fill_null(0).to_numpy()
+    assert (ends <= sizes).all()
+    assert decode_packets(packets, layers).height <= len(frames)
+    assert len(community_ids(layers)) == len(frames)
+    made = anonymise_packets(packets, KEYS, keep_payload=bool(noise))
+    assert (np.diff(made.starts) <= sizes).all()
