@@ -62,7 +62,7 @@ def hang(*_: object) -> None:
     raise TimeoutError(f"no answer after {HANG_S} s")
 
 
-def test_a_changed_capture_is_read_as_plainly(capsys):
+def test_a_changed_capture_is_read_as_plainly(capsys, tmp_path):
     reading = load("test_capture_reading")
     rng = np.random.default_rng(SEED)
     real = [path.read_bytes() for path in sorted(CORPUS.rglob("*.pcap*")) if path.stat().st_size <= LARGEST]
@@ -81,7 +81,7 @@ def test_a_changed_capture_is_read_as_plainly(capsys):
             is_packed = reading.is_compressed(content)
             damaged += reading.read_ours(content)[1] is not None if is_packed else reading.agree(content)
         except BaseException:
-            Path(f"fuzz-{SEED}-{nth}.capture").write_bytes(content)
+            (tmp_path / f"input-{nth}.capture").write_bytes(content)
             raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
