@@ -124,6 +124,7 @@ def anonymise_packets(
     columns, valid = read_fields(packets)
     kept = measure_kept(packets, columns, valid, keep_payload)
     encrypt = _encryptor(scheme, keys.ip)
+    # Addresses are few and packets many: each distinct one is encrypted once, then looked up.
     layers = fields_to_frame(columns, valid)
     table = _encrypt_table(*distinct_addresses(layers), encrypt)
     codes, macs = distinct_addresses(layers, ("dst_mac", "src_mac"))
@@ -163,6 +164,7 @@ def _change(old: Octets, new: Octets) -> Sums:
 def _update(checksum: Fields, change: Fields) -> NDArray[np.uint32]:
     """Change a checksum (RFC 1624, equation 3)."""
     total = (_WORD - checksum.astype(np.uint32)) + change
+    # Two folds do: a change is the sum of at most 36 words, of twice 16 bits each.
     for _ in range(2):
         total = (total & _WORD) + (total >> np.uint32(16))
     folded: NDArray[np.uint32] = _WORD - total
@@ -179,6 +181,7 @@ def _copy_beginnings(packets: Packets, kept: Ints) -> tuple[Octets, Ints]:
     records = np.empty(starts[-1], np.uint8)
     for first in range(0, len(kept), CHUNK_PACKETS):
         rows = np.arange(first, min(first + CHUNK_PACKETS, len(kept)))
+        # Records of one length are one gather; a stable sort keeps them near to each other in memory.
         order = rows[np.argsort(kept[rows].astype(np.uint32), kind="stable")]
         groups = np.split(order, np.flatnonzero(np.diff(kept[order])) + 1)
         if len(groups) > _MOST_LENGTHS:
@@ -237,11 +240,13 @@ class _Rewriting:
 
     def _rewrite_ipv4(self, rows: Rows, change: Sums, table: _Table) -> None:
         l3 = self.starts[rows] + self.columns["l3_offset"][rows]
+        # Where the protocol is not known, the options were cut off, and there is nothing to cover.
         ends = np.minimum(
             self.kept[rows], np.where(self.valid["protocol"][rows], self.columns["l4_offset"][rows], 0)
         )
         change = change + self._cover_options(l3 + 20, self.starts[rows] + ends)
         checksum = gather(self.records, l3 + 10, _WORD_FIELD)
+        # Checksum and addresses stand side by side, so one write does for all three.
         tail = np.empty(len(rows), _IPV4_TAIL)
         tail["checksum"] = _update(checksum, change)
         tail["src"] = table.low[table.src[rows]]
@@ -318,6 +323,7 @@ class _Rewriting:
             return
         places = self.starts[rows] + self.columns["l3_offset"][rows] + 8
         body = gather(self.records, places, np.dtype("20u1"))
+        # Sender and target alike: a hardware address, then an IP address.
         halves = body.reshape(-1, 10)
         macs, number = np.unique(halves[:, :6], axis=0, return_inverse=True)
         new = np.empty_like(halves)

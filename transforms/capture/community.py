@@ -82,6 +82,7 @@ def distinct_flows(layers: pl.DataFrame, seed: int = 0) -> tuple[pl.Series, pl.S
 def _name_flows(flows: pl.DataFrame, seed: int) -> tuple[pl.Series, pl.Series]:
     """Give each packet the number of its flow, and each flow its name."""
     (src, dst), distinct = distinct_addresses(flows)
+    # Ranks compare as the addresses do, and are one number instead of sixteen bytes.
     order = _ranks(distinct)
     one, two = src.to_numpy().astype(np.int64), dst.to_numpy().astype(np.int64)
     protocol, version = _column(flows, "protocol"), _column(flows, "ip_version")
@@ -90,6 +91,7 @@ def _name_flows(flows: pl.DataFrame, seed: int) -> tuple[pl.Series, pl.Series]:
     turned &= ~one_way
     one, two = np.where(turned, two, one), np.where(turned, one, two)
     port_one, port_two = np.where(turned, port_two, port_one), np.where(turned, port_one, port_two)
+    # Addresses, then what is left, then both together: three hash tables of 64-bit numbers.
     pair, pairs = _number((one << 32) | two)
     rest, rests = _number((version << 40) | (protocol << 32) | (port_one << 16) | port_two)
     flow, both = _number((pair << 32) | rest)
@@ -145,6 +147,7 @@ def _messages(pairs: Numbers, rests: Numbers, distinct: NDArray[np.uint8], seed:
     first = np.where(rests >> 40 == 4, 12, 0)
     head = np.broadcast_to(np.array([seed >> 8, seed & 0xFF], np.uint8), (len(rests), 2))
     messages: list[bytes] = [b""] * len(rests)
+    # Four shapes of message, by version and by whether there are ports; each is one table of bytes.
     for start in (0, 12):
         for end in (0, -4):
             rows = np.flatnonzero((first == start) & (ends == end))

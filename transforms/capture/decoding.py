@@ -118,6 +118,7 @@ def _choose(view: _View) -> list[tuple[Numbers, Callable[[bytes], Found | None]]
     dns_tcp = tcp & (view.payload_bytes >= 19) & view.has_port(_DNS_PORTS[0])
     dhcp = udp & (view.payload_bytes >= 240) & view.has_port(*_DHCP_PORTS) & ~dns
     rest = np.flatnonzero(tcp & (view.payload_bytes >= 16) & ~dns_tcp)
+    # What these begin with is surer than a port: TLS and HTTP run on any.
     first = view.words(rest, view.payload_offset[rest], ">u4")
     methods = [int.from_bytes(method, "big") for method in _METHODS]
     # A record of the handshake (22), version 3.x; whether it is a ClientHello is seen when it is read.

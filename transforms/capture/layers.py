@@ -243,6 +243,7 @@ def _read_ipv4(chunk: Chunk, l3: Ints, head: Fields, is_ipv4: Mask) -> _Network:
     size = (head["first"] & 0x0F).astype(np.int64) * 4
     total = head["total"].astype(np.int64)
     # A length of 0 is what a network card that segments by itself leaves behind.
+    # Never beyond what was captured, so that padding and frame check sequence are no payload.
     stop = np.where(total >= size, np.minimum(chunk.ends, l3 + total), chunk.ends)
     later = (fragment & 0x1FFF) != 0
     return _Network(l3 + size, stop, head["protocol"].copy(), is_ipv4, later)
@@ -363,6 +364,7 @@ def _number_narrow(low: pl.Series) -> tuple[pl.Series, NDArray[np.uint8]]:
 
 
 def _number_wide(high: pl.Series, low: pl.Series) -> tuple[pl.Series, NDArray[np.uint8]]:
+    # The bytes in network order, 16 to a row, are what arrow numbers; each of its rows is hashed once.
     pairs = np.empty((len(low), 2), ">u8")
     pairs[:, 0] = high.fill_null(0).to_numpy()
     pairs[:, 1] = low.fill_null(0).to_numpy()

@@ -148,6 +148,7 @@ def _ppp_network(protocol: Fields) -> Fields:
 def _skip_labels(chunk: Chunk, link: Link, rows: NDArray[np.intp]) -> None:
     """Step over MPLS labels; what they carry is not said, so the version's digit has to tell."""
     places, bottom = link.l3[rows], np.zeros(len(rows), bool)
+    # A deeper stack than this is no stack that a network sends.
     for _ in range(_MOST_LABELS):
         label = chunk.gather(np.minimum(places, chunk.ends[rows]), np.dtype("4u1"))
         places = np.where(bottom, places, places + 4)
@@ -192,6 +193,7 @@ def _read_loopback(chunk: Chunk) -> Link:
     """Step over BSD's address family; each system has its own number for IPv6, in its own order."""
     at = chunk.starts + HEADER_BYTES
     family = chunk.gather(at, np.dtype(">u4"))
+    # A family is a small number: one that is not was written in the other order.
     family = np.where(family > 0xFFFF, family.byteswap(), family)
     link = _by_version(chunk, at + 4)
     link.network[~np.isin(family, (2, 24, 28, 30))] = 0

@@ -199,6 +199,7 @@ def _turn_bits(words: Words, scheme: _Scheme, levels: range, *, decrypt: bool) -
 def _level_bits(plain: Words, is_new: NDArray[np.bool_], scheme: _Scheme, level: int) -> Words:
     """Compute the bits of one level: each distinct prefix once, spread to all that share it."""
     rows = np.flatnonzero(is_new)
+    # Near the top a handful of prefixes stands for all; near the bottom each address has its own.
     shared = len(rows) < len(plain)
     few = plain[rows] if shared else plain
     blocks = np.empty((len(few), 2), np.uint64)
