@@ -117,26 +117,43 @@ def walk_in_sequence(
     window: Window, framing: Framing, begun: int = 0, count: int = -1, until: int | None = None
 ) -> Offsets:
     """Walk from record to record, at most `count` of them, begun before `until`. Shape: as `walk`."""
-    view, at = window.data, begun
-    size, found = len(view), [at]
-    until = size if until is None else until
-    if framing.is_repeated or framing.other_at is not None:
-        step = framing.step
-        while count and at < until and (end := step(view, at)) is not None:
+    view, at, left, found = window.data, begun, count, [begun]
+    until = min(len(view) if until is None else until, len(view) - framing.header + 1)
+    if framing.other_at is not None:
+        while left and at < until and (end := framing.step(view, at)) is not None:
             found.append(at := end)
-            count -= 1
-        return np.array(found, np.int64)
-    # The same as `step`, without the call: this is the loop of most small files.
+            left -= 1
+    elif framing.is_repeated:
+        _walk_blocks(view, framing, until, left, found)
+    else:
+        _walk_records(view, framing, until, left, found)
+    return np.array(found, np.int64)
+
+
+def _walk_records(view: memoryview, framing: Framing, until: int, left: int, found: list[int]) -> None:
+    """Do the same as `step`, without the call: this is the loop of most small files."""
     read, place, added, most = framing.word.unpack_from, framing.length_at, framing.added, framing.most
-    last, append = min(size - framing.header, until - 1), found.append
-    while count and at <= last:
+    at, size, append = found[-1], len(view), found.append
+    while left and at < until:
         (length,) = read(view, at + place)
         at += added + length
         if length > most or at > size:
             break
         append(at)
-        count -= 1
-    return np.array(found, np.int64)
+        left -= 1
+
+
+def _walk_blocks(view: memoryview, framing: Framing, until: int, left: int, found: list[int]) -> None:
+    """Do the same for pcapng blocks."""
+    read, place, least, most = framing.word.unpack_from, framing.length_at, framing.header, framing.most
+    at, size, append = found[-1], len(view), found.append
+    while left and at < until:
+        (length,) = read(view, at + place)
+        at += length + 3 & ~3
+        if length < least or length > most or at > size or read(view, at - 4)[0] != length:
+            break
+        append(at)
+        left -= 1
 
 
 def _walk_in_lock_step(window: Window, framing: Framing, probe: Probe, begun: int, mean: float) -> Offsets:
