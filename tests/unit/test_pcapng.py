@@ -13,6 +13,7 @@ from transforms.capture import pcapng
 from transforms.capture.packets import Interface, Packets
 from transforms.capture.reading import Damage, Opening, Side, read_capture
 from transforms.capture.resolutions import Resolution, add_offsets, fits_ns, split_time
+from transforms.capture.spans import gather_spans
 
 MARKS = pytest.mark.parametrize("mark", "<>")
 MICROS = 1_700_000_000_123_456
@@ -94,6 +95,17 @@ def test_a_window_that_begins_with_a_simple_packet(mark, monkeypatch):
     parts = packets_of(section(mark) + interface(mark) + 4 * simple)
     assert [data for part in parts for data in data_of(part)] == 4 * [b"abcd"]
     assert len(parts) > 1
+
+
+def test_spans_are_copied_in_any_order_and_zeros_stand_for_what_is_not_there():
+    window = np.arange(-9, 21).astype(np.uint8)[10:]  # what stands before it in memory is no zero
+    begins, ends = np.array([-2, 5, 9]), np.array([3, 9, 9])
+    records, starts = gather_spans(window, begins, ends)
+    assert (records.tolist(), starts.tolist()) == ([0, 0, 1, 2, 3, 6, 7, 8, 9], [0, 5, 9, 9])
+    records, starts = gather_spans(window, begins[1:], ends[1:], np.array([1, 0, 0]))
+    assert (records.tolist(), starts.tolist()) == ([6, 7, 8, 9] * 2, [0, 0, 4, 8])
+    records, starts = gather_spans(window, begins[:0], ends[:0])
+    assert (records.tolist(), starts.tolist()) == ([], [0])
 
 
 @MARKS
