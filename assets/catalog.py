@@ -12,20 +12,27 @@ from transforms.pii.contracts import Contract
 from transforms.tables import Column, TableSpec
 
 
-def table_asset(spec: TableSpec, contract: Contract, deps: Iterable[str] = ()) -> dg.AssetSpec:
+def contract_table(spec: TableSpec, contract: Contract, deps: Iterable[str] = ()) -> dg.AssetSpec:
     """Describe a table of a contract as an asset: `raw.logins` is `raw/logins`."""
+    where = f"contracts/{contract.source}.yaml {contract.version}"
+    return table_asset(spec, contract.source, deps).merge_attributes(
+        metadata={"contract": dg.MetadataValue.text(where)}
+    )
+
+
+def table_asset(spec: TableSpec, group: str, deps: Iterable[str] = ()) -> dg.AssetSpec:
+    """Describe a table as an asset of a group."""
     return dg.AssetSpec(
         key=spec.key.split("."),
         deps=[dg.AssetKey(dep.split(".")) for dep in deps],
         description=spec.description,
-        group_name=contract.source,
+        group_name=group,
         owners=[f"team:{spec.owner}"],
         kinds={"deltalake", "polars"},
         tags={"layer": spec.zone, "pii": pii_level(spec)},
         metadata={
             "dagster/column_schema": column_schema(spec.columns),
             "dagster/table_name": spec.key,
-            "contract": dg.MetadataValue.text(f"contracts/{contract.source}.yaml {contract.version}"),
         },
     )
 

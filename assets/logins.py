@@ -16,7 +16,7 @@ from assets.batches import (
     scrubbed,
     seal_batches,
 )
-from assets.catalog import masked_lineage, table_asset
+from assets.catalog import contract_table, masked_lineage
 from assets.checks import check_nothing_lost, check_readable, check_specs
 from assets.partitions import HOURS
 from stores.contracts import load_contract
@@ -41,8 +41,8 @@ landing_logins = dg.AssetSpec(
 @dg.multi_asset(
     name="sealed_logins",
     specs=[
-        table_asset(raw_table(CONTRACT), CONTRACT, ["landing.logins"]),
-        table_asset(quarantine_table(CONTRACT), CONTRACT, ["landing.logins"]),
+        contract_table(raw_table(CONTRACT), CONTRACT, ["landing.logins"]),
+        contract_table(quarantine_table(CONTRACT), CONTRACT, ["landing.logins"]),
     ],
     partitions_def=HOURS,
     retry_policy=RETRY,
@@ -62,7 +62,7 @@ def sealed_logins(
 @dg.multi_asset(
     name="masked_logins",
     specs=[
-        table_asset(MASKED, CONTRACT, ["raw.logins"])
+        contract_table(MASKED, CONTRACT, ["raw.logins"])
         .merge_attributes(metadata={"dagster/column_lineage": masked_lineage(CONTRACT, MASKED)})
         .replace_attributes(freshness_policy=FRESH)
     ],

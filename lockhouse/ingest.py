@@ -20,22 +20,26 @@ if TYPE_CHECKING:
 @click.command("ingest", short_help="Take files into the lake now.")
 @click.argument("source")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--device", help="Whose captures they are; without it they are split by address.")
 @tenant_option
 @json_option
 @click.pass_obj
-def ingest_command(home: Path | None, source: str, paths: tuple[Path, ...], tenant: str, as_json: bool) -> int:
+def ingest_command(
+    home: Path | None, source: str, paths: tuple[Path, ...], device: str | None, tenant: str, as_json: bool
+) -> int:
     """Take files of SOURCE into the lake. The originals are copied and stay; the copies are sealed and gone.
 
-    SOURCE is the name of a contract, such as logins; PATHS are files, or folders of files. A file that was
-    taken before changes nothing. Exit code 4: done, but something is in quarantine.
+    SOURCE is captures, or the name of a contract, such as logins; PATHS are files, or folders of files. A
+    file that was taken before changes nothing. Exit code 4: done, but something is in quarantine.
 
     \b
     Examples:
       lockhouse ingest logins events.json.gz
       lockhouse ingest logins exports/ --tenant acme --json
+      lockhouse ingest captures router.pcapng.gz --device router-7
     """
     with stopwatch() as watch, working(f"Taking {source} of {tenant}", not as_json):
-        result = ingest_files(home, source, paths, tenant)
+        result = ingest_files(home, source, paths, tenant, device)
     if as_json:
         show_json({**result, "seconds": watch["seconds"]})
     else:
@@ -43,21 +47,30 @@ def ingest_command(home: Path | None, source: str, paths: tuple[Path, ...], tena
     return QUARANTINED if result["quarantined"] else 0
 
 
-def ingest_files(home: Path | None, source: str, paths: Sequence[Path], tenant: str) -> dict[str, Any]:
+def ingest_files(
+    home: Path | None, source: str, paths: Sequence[Path], tenant: str, device: str | None = None
+) -> dict[str, Any]:
     """Land files, run the source's job on them and on whatever an interrupted run left behind."""
     from lockhouse.runs import materialise
     from lockhouse.setup import prepare_home
-    from stores.contracts import load_contract
+    from stores.devices import checked_device
+    from stores.landing import OF_DEVICES, SHARED
     from stores.settings import local_user
+    from stores.specs import quarantine_spec
     from transforms.access import Right
 
-    load_contract(source)
+    quarantine_spec(source)
+    if device is not None and source not in OF_DEVICES:
+        raise click.UsageError(f"{source} are of no device: leave --device out")
+    owner = checked_device(device) if device else SHARED
     platform, _ = prepare_home(home)
     platform.access.authorise(local_user(), Right.INGEST, tenant)
     platform.add_tenant(tenant, local_user())
     platform.landing.recover()
     left = platform.landing.open_batches(source)
-    batches = platform.landing.copy_in(source, tenant, list(_files(paths)))
+    batches = platform.landing.copy_in(
+        source, tenant, list(_files(paths)), owner if source in OF_DEVICES else None
+    )
     report = materialise(platform, source, [*left, *batches])
     counts = platform.ledger.counts([batch.id for batch in batches])
     return {**_summary(platform, tenant, batches, counts), "checks": report.checks, "resumed": len(left)}

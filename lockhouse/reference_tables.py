@@ -45,7 +45,8 @@ def tables_page() -> str:
 
 
 def _spec_part(spec: TableSpec) -> str:
-    facts = f"Grain: {_GRAINS.get(spec.key) or _GRAINS[spec.zone]}. Partitions: {codes(spec.partition_by)}. Owner: {spec.owner}."
+    grain = _GRAINS.get(spec.key) or _GRAINS[spec.zone]
+    facts = f"Grain: {grain}. Partitions: {codes(spec.partition_by)}. Owner: {spec.owner}."
     return f"## `{spec.key}`\n\n{spec.description}\n\n{facts}\n\n{_column_table(spec.columns)}"
 
 

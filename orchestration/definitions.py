@@ -6,9 +6,9 @@ import dagster as dg
 
 import assets
 from orchestration import aws
-from orchestration.jobs import INGEST_LOGINS, NIGHTLY, upkeep
+from orchestration.jobs import INGEST, NIGHTLY, upkeep
 from orchestration.resources import Platform
-from orchestration.sensors import landing_logins, run_failures
+from orchestration.sensors import landing_captures, landing_logins, run_failures
 
 
 @cache
@@ -22,13 +22,13 @@ def _store(name: str) -> dg.ResourceDefinition:
     return dg.ResourceDefinition(lambda _context: getattr(platform(), name))
 
 
-STORES = ("intake", "tables", "ledger", "landing", "marts", "audit", "access", "maintenance")
+STORES = ("intake", "captures", "tables", "ledger", "landing", "marts", "audit", "access", "maintenance")
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets, include_specs=True),
-    jobs=[INGEST_LOGINS, upkeep],
+    jobs=[*INGEST.values(), upkeep],
     schedules=[NIGHTLY],
-    sensors=[landing_logins, run_failures],
+    sensors=[landing_logins, landing_captures, run_failures],
     resources={
         **{name: _store(name) for name in STORES},
         "s3": dg.ResourceDefinition(lambda _context: aws.s3(platform().settings)),

@@ -14,10 +14,24 @@ INGEST_LOGINS = dg.define_asset_job(
     description="Landed batches of login events: sealed, masked, and into the marts.",
 )
 
-INGEST = {"logins": INGEST_LOGINS}
+# Never `captures/pcap`: an export is asked for by somebody (decision 8).
+_CAPTURES = dg.AssetSelection.groups("captures") - dg.AssetSelection.key_prefixes("captures")
+
+INGEST_CAPTURES = dg.define_asset_job(
+    "ingest_captures",
+    selection=(
+        dg.AssetSelection.groups("captures") - dg.AssetSelection.key_prefixes("captures")
+    ).materializable(),
+    description="Landed batches of captures: sealed in blocks, masked, and into the marts.",
+)
+
+INGEST = {"logins": INGEST_LOGINS, "captures": INGEST_CAPTURES}
 
 # The steps of a job that take the batches, by the name of their op.
-STEPS = {"logins": ("sealed_logins", "masked_logins", "curated_marts")}
+STEPS = {
+    "logins": ("sealed_logins", "masked_logins", "curated_marts"),
+    "captures": ("sealed_captures", "masked_packets", "curated_captures"),
+}
 
 
 def batches_config(source: str, batches: list[str]) -> dict[str, object]:

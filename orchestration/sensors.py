@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets.batches import scrubbed
 from assets.partitions import hour_key
-from orchestration.jobs import INGEST_LOGINS, batches_config
+from orchestration.jobs import INGEST, batches_config
 from stores.access import Access
 from stores.audit import AuditTrail
 from stores.landing import Batch, Landing
@@ -21,40 +21,49 @@ TICK_S = 1
 _PATIENCE = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=20), timedelta(hours=1))
 
 
-@dg.sensor(
-    job=INGEST_LOGINS,
-    minimum_interval_seconds=TICK_S,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Claims files that landed, and asks for one run for all batches of an hour.",
-)
-def landing_logins(
-    context: dg.SensorEvaluationContext,
-    landing: dg.ResourceParam[Landing],
-    access: dg.ResourceParam[Access],
-) -> dg.SensorResult:
-    """Turn landed login files into runs; the cursor holds batch ids and nothing else."""
-    # An error of the file system names the file.
-    with scrubbed():
-        landing.recover()
-        _claim(landing, set(access.tenants()))
-        batches = landing.open_batches("logins")
-    asked = json.loads(context.cursor or "{}")
-    due = _due(batches, asked, _running(context.instance), datetime.now(UTC))
-    return dg.SensorResult(
-        run_requests=list(_requests("logins", due)),
-        cursor=json.dumps(_remember(batches, asked, due, datetime.now(UTC))),
-        skip_reason=None if due else dg.SkipReason(f"{len(batches)} batches under way, nothing new"),
+def _landing_sensor(source: str, described: str) -> dg.SensorDefinition:
+    """Make a source's sensor: it turns landed files into runs; its cursor holds batch ids, nothing else."""
+
+    @dg.sensor(
+        name=f"landing_{source}",
+        job=INGEST[source],
+        minimum_interval_seconds=TICK_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Claims {described} that landed, and asks for one run for all batches of an hour.",
     )
+    def landed(
+        context: dg.SensorEvaluationContext,
+        landing: dg.ResourceParam[Landing],
+        access: dg.ResourceParam[Access],
+    ) -> dg.SensorResult:
+        # An error of the file system names the file.
+        with scrubbed():
+            landing.recover()
+            _claim(source, landing, set(access.tenants()))
+            batches = landing.open_batches(source)
+        asked = json.loads(context.cursor or "{}")
+        due = _due(batches, asked, _running(source, context.instance), datetime.now(UTC))
+        return dg.SensorResult(
+            run_requests=list(_requests(source, due)),
+            cursor=json.dumps(_remember(batches, asked, due, datetime.now(UTC))),
+            skip_reason=None if due else dg.SkipReason(f"{len(batches)} batches under way, nothing new"),
+        )
+
+    return landed
 
 
-def _claim(landing: Landing, tenants: set[str]) -> None:
+landing_logins = _landing_sensor("logins", "files of login events")
+landing_captures = _landing_sensor("captures", "capture files")
+
+
+def _claim(source: str, landing: Landing, tenants: set[str]) -> None:
     """Claim the files of registered tenants; one without keys would fail the run of all the others."""
-    for (source, tenant), paths in landing.settled(["logins"], TICK_S).items():
+    for (_, tenant), paths in landing.settled([source], TICK_S).items():
         if tenant in tenants:
             landing.claim(source, tenant, paths)
 
 
-def _running(instance: dg.DagsterInstance) -> set[str]:
+def _running(source: str, instance: dg.DagsterInstance) -> set[str]:
     """Give the batches of runs that have not ended."""
     unfinished = [
         dg.DagsterRunStatus.QUEUED,
@@ -62,7 +71,7 @@ def _running(instance: dg.DagsterInstance) -> set[str]:
         dg.DagsterRunStatus.STARTING,
         dg.DagsterRunStatus.STARTED,
     ]
-    runs = instance.get_runs(dg.RunsFilter(job_name=INGEST_LOGINS.name, statuses=unfinished), limit=100)
+    runs = instance.get_runs(dg.RunsFilter(job_name=INGEST[source].name, statuses=unfinished), limit=100)
     return {batch for run in runs for batch in _batches_of(run.run_config)}
 
 

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from stores.devices import UNASSIGNED, Device, Devices, Kind
@@ -26,11 +24,10 @@ from stores.sealing import Sealer
 from stores.tables import Commit, Tables
 from transforms.capture.assigning import Claim, split_by_device
 from transforms.capture.blocks import Block, cut_blocks, order_by_hour, take_packets
-from transforms.capture.decoding import decode_packets
 from transforms.capture.layers import read_layers
 from transforms.capture.packets import Packets
 from transforms.capture.reading import Damage, Opening, Side, read_capture
-from transforms.capture.rows import NAMES, PacketKeys, constant, hour_text, mask_packets
+from transforms.capture.rows import PacketKeys, constant, hour_text, mask_packets, read_headers
 from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES, DOMAIN_FORMATS, QUARANTINE
 from transforms.chunks import Fault
 from transforms.pii.identities import delivery_digest, digest_uuid, numbered_event_ids, uuid_bytes
@@ -94,29 +91,12 @@ class FileTally:
 
 @dataclass(frozen=True)
 class Sealed:
-    """Blocks of a device on their way into the packet table.
-
-    Shape: `layers` has a row for each packet, `names` for those in which a name was found.
-    """
+    """Blocks of a device on their way into the packet table, and the packets that they were cut from."""
 
     device_token: str
     blocks: Sequence[Block]
     block_ids: Sequence[str]
-    layers: pl.DataFrame
-    names: pl.DataFrame
-
-    @classmethod
-    def of(
-        cls,
-        device_token: str,
-        blocks: Sequence[Block],
-        block_ids: Sequence[str],
-        packets: Packets,
-        layers: pl.DataFrame,
-    ) -> Sealed:
-        """Decode what names there are in the packets that the blocks were cut from."""
-        names = decode_packets(packets, layers).select("row", *NAMES)
-        return cls(device_token, blocks, block_ids, layers, names)
+    packets: Packets
 
 
 @dataclass
@@ -145,14 +125,12 @@ class Masker:
         """Make the rows of blocks that arrived together; their addresses are masked once for all of them."""
         if not parts:
             return pa.table({})
+        # Packets of one kind together: many small files are looked into as if they were one.
+        parts = sorted(parts, key=lambda part: part.packets.interface.link_type)
+        layers, names = read_headers([part.packets for part in parts])
         blocks = [block for part in parts for block in part.blocks]
         ids = [one for part in parts for one in part.block_ids]
         tokens = [part.device_token for part in parts for _ in part.blocks]
-        layers = pl.concat([part.layers for part in parts], rechunk=True)
-        before = accumulate((part.layers.height for part in parts), initial=0)
-        names = pl.concat(
-            [part.names.with_columns(pl.col("row") + first) for part, first in zip(parts, before, strict=False)]
-        )
         return with_arrival(mask_packets(blocks, ids, tokens, layers, names, self._keys), self._tenant, arrival)
 
 
@@ -213,12 +191,9 @@ class BatchSealing:
         """Seal packets for whom they belong to, and mask them."""
         file.count(packets)
         refused_before = file.refused
-        layers = read_layers(packets)
-        for device, number, chosen in self._split(file, packets, layers):
+        for device, number, chosen in self._split(file, packets):
             part = packets if chosen is None else take_packets(packets, chosen)
-            heads = layers if chosen is None else layers[chosen]
-            order, part = order_by_hour(part)
-            self._seal(file, device, number, part, heads if order is None else heads[order])
+            self._seal(file, device, number, order_by_hour(part))
         self._chunk.packets += len(packets)
         self._chunk.refused += file.refused - refused_before
         self._chunk.size_bytes += len(packets.records)
@@ -226,13 +201,13 @@ class BatchSealing:
             self._commit()
 
     def _split(
-        self, file: FileTally, packets: Packets, layers: pl.DataFrame
+        self, file: FileTally, packets: Packets
     ) -> Iterator[tuple[Device, int, np.ndarray[Any, Any] | None]]:
         """Give (device, ownership, packets' numbers) for everybody to whom some belong."""
         if file.device != SHARED:
             yield from self._split_by_owner(self._device(file.device), packets.ts_ns, None)
             return
-        for at, chosen in split_by_device(layers, packets.ts_ns, self._find_claims):
+        for at, chosen in split_by_device(read_layers(packets), packets.ts_ns, self._find_claims):
             device = self._registered[at] if at >= 0 else self._device(UNASSIGNED)
             yield from self._split_by_owner(device, packets.ts_ns, chosen)
 
@@ -282,9 +257,7 @@ class BatchSealing:
             self._subject_keys[place] = ref, self._sealer.subjects.keys_for([ref]).get(ref)
         return self._subject_keys[place]
 
-    def _seal(
-        self, file: FileTally, device: Device, number: int, packets: Packets, layers: pl.DataFrame
-    ) -> None:
+    def _seal(self, file: FileTally, device: Device, number: int, packets: Packets) -> None:
         ref, key = self._key_for(device, number)
         if key is None:
             file.refused += len(packets)
@@ -306,7 +279,7 @@ class BatchSealing:
             self._chunk.blocks.append(
                 {**place, "device_ref": device.ref, "subject_ref": ref, **_describe(block)}
             )
-        self._chunk.sealed.append(Sealed.of(device.token, blocks, ids, packets, layers))
+        self._chunk.sealed.append(Sealed(device.token, blocks, ids, packets))
 
     def _commit(self) -> None:
         """Commit what has gathered, in the order in which a crash may leave it: quarantine, blocks, files."""

@@ -6,7 +6,7 @@ blocks, files, ledger; then the readable files go; then the packet table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from stores.capture_sealing import BatchSealing, Masker, Sealed, commit_of
+from stores.capture_totals import Totals, add_up, of_batches
 from stores.devices import Devices
 from stores.home import Home
 from stores.keyring import KeyProvider
@@ -28,7 +29,6 @@ from stores.sealing import Sealer
 from stores.subjects import SubjectKeys
 from stores.tables import Commit, Prepared, Tables
 from transforms.capture.blocks import HOUR_NS, describe_block, open_block
-from transforms.capture.layers import read_layers
 from transforms.capture.packets import Interface, Packets
 from transforms.capture.tables import CAPTURE_BLOCKS, PACKETS, SOURCE
 from transforms.pii.identities import uuid_bytes
@@ -102,6 +102,14 @@ class CaptureIntake:
             frame = pl.DataFrame(PACKETS.conform(rows) if rows.num_rows else PACKETS.schema.empty_table())
             return self._tables.replace(tenant, PACKETS, frame, predicate, commit).rows
 
+    def totals(self, tenants: Sequence[str], batches: Sequence[str], hour: datetime) -> Totals:
+        """Add up the packets of some batches; where none are named, of an arrival hour."""
+        totals = Totals()
+        for tenant in tenants:
+            keys = TenantKeys(tenant, self._provider)
+            add_up(self._tables, keys, totals, of_batches(batches, hour))
+        return totals
+
     def _sealing(self, batch: Batch) -> BatchSealing:
         registry = self._devices(batch.tenant)
         return BatchSealing(
@@ -143,7 +151,7 @@ class CaptureIntake:
             block = describe_block(packets, row["ts_min"] // HOUR_NS)
             token = registered[row["device_ref"]].token
             arrival = row["received_at"], row["batch_id"], row["chunk"]
-            sealed = Sealed.of(token, [block], [row["block_id"]], packets, read_layers(packets))
+            sealed = Sealed(token, [block], [row["block_id"]], packets)
             parts.setdefault(arrival, []).append(sealed)
         tables = [masker.mask(sealed, arrival) for arrival, sealed in parts.items()]
         return pa.concat_tables(tables) if tables else pa.table({})

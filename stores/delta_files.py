@@ -115,8 +115,20 @@ def _partitions(rows: pa.Table, names: tuple[str, ...]) -> Iterator[tuple[Mappin
     keys = rows.select(list(names)).group_by(list(names), use_threads=False).aggregate([]).to_pylist()
     files = rows.drop_columns(list(names))
     for values in keys:
-        chosen = (pc.equal(rows[name], pa.scalar(values[name], rows[name].type)) for name in names)
-        yield values, files if len(keys) == 1 else files.filter(reduce(pc.and_, chosen))
+        if len(keys) == 1:
+            yield values, files
+        else:
+            chosen = (pc.equal(rows[name], pa.scalar(values[name], rows[name].type)) for name in names)
+            yield values, _with_own_dictionaries(files.filter(reduce(pc.and_, chosen)))
+
+
+def _with_own_dictionaries(rows: pa.Table) -> pa.Table:
+    """Leave in each dictionary what some of these rows use: a file holds its dictionaries whole."""
+    for at, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type):
+            used = rows[field.name].cast(field.type.value_type).dictionary_encode()
+            rows = rows.set_column(at, field.name, used)
+    return rows
 
 
 def _written(

@@ -71,7 +71,6 @@ class Landing:
         """Remember the folder; a batch keeps the chunk size it was claimed with."""
         self._root, self._chunk_bytes, self._clock = home.landing, chunk_bytes, clock
         self._batches = home.landing / ".batches"
-        self._sizes = home.landing / ".sizes.json"
         self._lock = home.locks / "landing.lock"
 
     def drop_folder(self, source: str, tenant: str) -> Path:
@@ -83,14 +82,17 @@ class Landing:
 
         Where something is new or growing, a second look is taken after `hold_s` seconds.
         """
-        before = json.loads(self._sizes.read_text()) if self._sizes.exists() else {}
+        # A file for each caller's sources: two sensors look at different folders.
+        kept = self._root / f".sizes-{'-'.join(sources)}.json"
+        before = json.loads(kept.read_text()) if kept.exists() else {}
         found = self._sizes_of(sources)
         if hold_s and any(before.get(name) != size for name, size in found.items()):
             time.sleep(hold_s)
             before, found = found, self._sizes_of(sources)
-        draft = self._sizes.with_suffix(".new")
+        draft = kept.with_suffix(".new")
+        draft.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft.write_text(json.dumps(found))
-        draft.replace(self._sizes)
+        draft.replace(kept)
         quiet: dict[tuple[str, str], list[Path]] = {}
         for name, size in found.items():
             if before.get(name) == size:

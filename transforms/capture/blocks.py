@@ -40,16 +40,12 @@ class Block:
     minutes: list[int]  # packets in each of the hour's 60 minutes
 
 
-def order_by_hour(packets: Packets) -> tuple[Ints | None, Packets]:
-    """Bring the packets of each hour together, the hours in order; within an hour nothing moves.
-
-    Gives the order that was made as well, None where there was nothing to do.
-    """
+def order_by_hour(packets: Packets) -> Packets:
+    """Bring the packets of each hour together, the hours in order; within an hour nothing moves."""
     hours = packets.ts_ns // HOUR_NS
     if (hours[1:] >= hours[:-1]).all():
-        return None, packets
-    order = np.argsort(hours, kind="stable")
-    return order, take_packets(packets, order)
+        return packets
+    return take_packets(packets, np.argsort(hours, kind="stable"))
 
 
 def cut_blocks(packets: Packets, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:

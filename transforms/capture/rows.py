@@ -6,7 +6,7 @@ the columns stay dictionaries until they are in the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
@@ -16,9 +16,11 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from transforms.capture.blocks import Block
+from transforms.capture.blocks import Block, join_packets
 from transforms.capture.community import distinct_flows
-from transforms.capture.layers import distinct_addresses, format_ips, format_macs
+from transforms.capture.decoding import decode_packets
+from transforms.capture.layers import distinct_addresses, format_ips, format_macs, read_layers
+from transforms.capture.packets import Packets
 from transforms.capture.prefixes import encrypt_prefixes
 from transforms.pii.siv import SivKey, encrypt_column
 
@@ -38,6 +40,8 @@ _NUMBERS = {
     "ttl": "ttl",
     "payload_bytes": "payload_bytes",
 }
+# Few enough to stay near the processor.
+_JOINED_BYTES = 8 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -56,6 +60,35 @@ def hour_text(hour: int) -> str:
     '1970-01-01T00'
     """
     return f"{_EPOCH + timedelta(hours=hour):%Y-%m-%dT%H}"
+
+
+def read_headers(parts: Sequence[Packets]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read the headers of all packets, and the names that some tell in the clear.
+
+    Shape: what `read_layers` gives, a row for each packet in order; of `decode_packets` the column `row`
+    (the packet's number among all) and `NAMES`.
+    """
+    layers, names, first = [], [], 0
+    for packets in _joined(parts):
+        layers.append(read_layers(packets))
+        found = decode_packets(packets, layers[-1]).select("row", *NAMES)
+        names.append(found.with_columns(pl.col("row").cast(pl.Int64) + first))
+        first += len(packets)
+    return pl.concat(layers, rechunk=True), pl.concat(names)
+
+
+def _joined(parts: Sequence[Packets]) -> Iterator[Packets]:
+    """Put small neighbours of one link type together: a frame costs the same for few packets as for many."""
+    gathered: list[Packets] = []
+    for packets in parts:
+        size = sum(len(one.records) for one in gathered) + len(packets.records)
+        is_same = not gathered or gathered[0].interface.link_type == packets.interface.link_type
+        if gathered and (size > _JOINED_BYTES or not is_same):
+            yield join_packets(gathered)
+            gathered = []
+        gathered.append(packets)
+    if gathered:
+        yield join_packets(gathered)
 
 
 def mask_packets(
