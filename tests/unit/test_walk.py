@@ -89,7 +89,7 @@ def test_a_payload_full_of_headers_is_no_record(monkeypatch):
     monkeypatch.setattr(walks, "_walk_until_met", counted)
     # Chains of plausible records at an odd offset, longer than what a candidate has to show.
     trap = b"!" + 20 * record(b"abcd", 1)
-    window = as_window(records([trap if nth % 3 else b"x" * 50 for nth in range(8000)]))
+    window = as_window(records([b"x" * 200 if nth % 6 else trap for nth in range(8000)]))
     found = assert_walked(window)
     assert len(found) == 8001
     assert strays, "no walker was led astray: the trap is none"
@@ -108,6 +108,13 @@ def test_no_more_candidates_are_tried_than_the_bound(monkeypatch):
     assert len(assert_walked(window)) == 8001
     lanes = tried[0][3]
     assert np.bincount(lanes).max() == walks.MOST_CANDIDATES
+
+
+def test_a_file_that_ends_in_zeros_is_not_mended_piece_by_piece(monkeypatch):
+    segments, repairs = count_calls(monkeypatch, "_walk_segments"), count_calls(monkeypatch, "_walk_until_met")
+    window = as_window(struct.pack("<IIII", 0, 0, 3, 3) + b"abc" + bytes(16 * 9000 + 5))
+    assert len(assert_walked(window)) == 9002
+    assert len(segments) == 1 and repairs == []
 
 
 @pytest.mark.parametrize("captured", [262_145, 0x7FFFFFFF, 0xFFFFFFFF, 5000])
