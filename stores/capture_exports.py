@@ -195,7 +195,7 @@ class CaptureExports:
             (opened,) = self._sealer.open_for_subjects(
                 CAPTURE_BLOCKS.key,
                 "records",
-                [memoryview(envelope)],
+                [memoryview(envelope).cast("B")],
                 [keys[place.subject_ref]],
                 [uuid_bytes(place.block_id)],
             )

@@ -26,7 +26,8 @@ from transforms.pii.siv import decrypt_column, encrypt_column
 UNASSIGNED = "unassigned"
 OWNERSHIP_DOMAIN = "device-ownership"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ALWAYS = datetime(1, 1, 1, tzinfo=UTC)
+# About the earliest time of 64 bits of nanoseconds.
+_ALWAYS = datetime(1678, 1, 1, tzinfo=UTC)
 LONGEST_ID = 128
 
 Kind = Literal["mac", "ip"]
