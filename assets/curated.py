@@ -1,6 +1,7 @@
 """The curated marts: dbt models over the masked tables, each window of dates replaced as a whole."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -9,36 +10,40 @@ from dagster_dbt import DagsterDbtTranslator, DbtProject, dbt_assets
 from assets.batches import FRESH, ONE_HOUR, RETRY, Batches, listing, masked_rows, scrubbed
 from assets.catalog import materialisation
 from assets.logins import CONTRACT
-from assets.partitions import HOURS
+from assets.partitions import HOURS, hour_start
+from stores.captures import CaptureIntake
 from stores.dbt_lineage import load_lineage
 from stores.dbt_runs import DbtOutcome, ModelOutcome, TestOutcome, manifest_file
 from stores.intake import Intake
 from stores.ledger import Ledger
-from stores.marts import Marts
+from stores.marts import Marts, marts_of
 from stores.tables import Tables
+from transforms.capture.tables import OWNER, SOURCE
 from transforms.errors import TableError
 
 Manifest = Mapping[str, Any]
 LINEAGE = load_lineage()
+# Who answers for the marts of a subject; a mart's subject is the folder that its model lies in.
+OWNERS = {CONTRACT.source: CONTRACT.owner, SOURCE: OWNER}
 
 
 class MartTranslator(DagsterDbtTranslator):
     """Shows a mart as an asset of ours: keyed by zone, grouped by subject, fed by masked tables."""
 
     def get_asset_spec(self, manifest: Manifest, unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
-        """Describe a model; a source keeps the key that its table has."""
+        """Describe a mart; a source keeps the key that its table has, and a staging view is no asset."""
         spec = super().get_asset_spec(manifest, unique_id, project)
         node = self.get_resource_props(manifest, unique_id)
-        if node["resource_type"] != "model":
+        if node["resource_type"] != "model" or "marts" not in node["fqn"]:
             return spec
-        sources = sorted(_sources_of(manifest, unique_id))
+        subject = node["fqn"][-2]
         tokens = {name for name, one in node["columns"].items() if _pii_of(one)}
         return spec.replace_attributes(
             key=["curated", node["name"]],
-            deps=[dg.AssetKey(["masked", source]) for source in sources],
+            deps=[dg.AssetKey(["masked", one]) for one in sorted(_sources_of(manifest, unique_id))],
             description=" ".join(node["description"].split()),
-            group_name=sources[0],
-            owners=[f"team:{CONTRACT.owner}"],
+            group_name=subject,
+            owners=[f"team:{OWNERS[subject]}"],
             kinds={"dbt", "duckdb", "deltalake"},
             tags={"layer": "curated", "pii": "pseudonymous" if tokens else "none"},
             freshness_policy=FRESH,
@@ -89,15 +94,17 @@ def _column_lineage(mart: str) -> dg.TableColumnLineage:
     )
 
 
-@dbt_assets(
-    manifest=manifest_file(),
-    name="curated_marts",
-    select="fqn:lockhouse.marts.*",
-    partitions_def=HOURS,
-    dagster_dbt_translator=MartTranslator(),
-    retry_policy=RETRY,
-    backfill_policy=ONE_HOUR,
-)
+# What the marts of every subject share.
+_BUILT: dict[str, Any] = {
+    "manifest": manifest_file(),
+    "partitions_def": HOURS,
+    "dagster_dbt_translator": MartTranslator(),
+    "retry_policy": RETRY,
+    "backfill_policy": ONE_HOUR,
+}
+
+
+@dbt_assets(name="curated_marts", select=marts_of(CONTRACT.source), **_BUILT)
 def curated_marts(
     context: dg.AssetExecutionContext,
     config: Batches,
@@ -106,16 +113,46 @@ def curated_marts(
     ledger: dg.ResourceParam[Ledger],
     marts: dg.ResourceParam[Marts],
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Rebuild, in every mart, the dates on which the arrived events happened."""
+    """Rebuild, in every mart of logins, the dates on which the arrived events happened."""
     with scrubbed():
         rows = masked_rows(tables, ledger, CONTRACT, config.batches, context.partition_key)
-        outcomes = [
-            marts.rebuild(str(tenant), part["event_hour"].dt.date().unique().to_list(), context.run.run_id)
+        touched = [
+            (str(tenant), part["event_hour"].dt.date().unique().to_list())
             for (tenant,), part in rows.group_by("tenant", maintain_order=True)
         ]
-        yield from results_of(outcomes, tables)
+        yield from _rebuild(marts, tables, CONTRACT.source, touched, context.run.run_id)
         for batch in config.batches:
             intake.finish_batch(batch)
+
+
+@dbt_assets(name="curated_captures", select=marts_of(SOURCE), **_BUILT)
+def curated_captures(
+    context: dg.AssetExecutionContext,
+    config: Batches,
+    captures: dg.ResourceParam[CaptureIntake],
+    tables: dg.ResourceParam[Tables],
+    ledger: dg.ResourceParam[Ledger],
+    marts: dg.ResourceParam[Marts],
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Rebuild, in every mart of captures, the dates of the arrived packets."""
+    with scrubbed():
+        named = {row["tenant"] for row in ledger.named(config.batches)}
+        hour = hour_start(context.partition_key)
+        touched = [
+            (tenant, marts.packet_dates(tenant, config.batches, hour))
+            for tenant in (sorted(named) if config.batches else tables.tenants())
+        ]
+        yield from _rebuild(marts, tables, SOURCE, touched, context.run.run_id)
+        for batch in config.batches:
+            captures.finish_batch(batch)
+
+
+def _rebuild(
+    marts: Marts, tables: Tables, subject: str, touched: Iterable[tuple[str, list[date]]], mark: str
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    # Without a date dbt would build all of them: a tenant that nothing arrived for is passed over.
+    outcomes = [marts.rebuild(tenant, subject, dates, mark) for tenant, dates in touched if dates]
+    yield from results_of(outcomes, tables)
 
 
 def results_of(

@@ -19,6 +19,7 @@ from stores import dbt_delta, dbt_runs
 from stores.dbt_delta import Window, replace_window
 from stores.dbt_runs import DbtOutcome, build
 from stores.delta_views import select_nothing
+from stores.marts import marts_of
 from transforms.errors import BusyError, TableError, UsageError
 
 FIRST, SECOND = date(2026, 3, 1), date(2026, 3, 2)
@@ -138,10 +139,11 @@ def lake(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(lake: Path, tmp_path: Path):
-    """Build for acme, all dates unless told, and expect it to work unless told."""
+    """Build the marts of logins for acme, all dates unless told, and expect it to work unless told."""
 
     def _run(*dates: date, tenant: str = "acme", works: bool = True, **more: object) -> DbtOutcome:
-        outcome = build(tenant, lake, dates, tmp_path / "target", "batch-7", **more)
+        selected = {"select": marts_of("logins"), **more}
+        outcome = build(tenant, lake, dates, tmp_path / "target", "batch-7", **selected)
         assert outcome.succeeded == works, outcome
         return outcome
 
@@ -307,7 +309,7 @@ def test_an_input_that_is_missing_does_not_empty_a_mart(two_days, run, tmp_path)
 
 def test_a_mart_of_other_columns_is_refused_in_a_window_and_rebuilt_as_a_whole(two_days, run, broken_project):
     run()
-    marts = broken_project / "models" / "marts"
+    marts = broken_project / "models" / "marts" / "logins"
     replace_in(marts / "device_activity.sql", "count(*) as logins,", "count(*) as logins, 1 as one,")
     column = "- {name: one, data_type: integer, description: One.}\n      - name: device_id_token"
     replace_in(marts / "device_activity.yml", "- name: device_id_token", column)
@@ -439,7 +441,7 @@ def replace_in(file: Path, old: str, new: str) -> None:
 
 
 def test_a_broken_contract_stops_before_the_write(two_days, run, broken_project):
-    mart = broken_project / "models" / "marts" / "device_activity.sql"
+    mart = broken_project / "models" / "marts" / "logins" / "device_activity.sql"
     replace_in(mart, "count(*) as logins", "cast(count(*) as varchar) as logins")
     outcome = run(works=False)
     assert outcome.failed() == ["device_activity"]
@@ -450,14 +452,14 @@ def test_a_broken_contract_stops_before_the_write(two_days, run, broken_project)
 
 
 def test_a_null_where_none_may_be_stops_before_the_write(two_days, run, broken_project):
-    mart = broken_project / "models" / "marts" / "device_activity.sql"
+    mart = broken_project / "models" / "marts" / "logins" / "device_activity.sql"
     replace_in(mart, "and device_id_token is not null", "")
     assert run(works=False).failed() == ["device_activity"]
     assert not (two_days / "acme" / "curated" / "device_activity").exists()
 
 
 def test_a_group_under_the_threshold_fails_the_data_test(two_days, run, broken_project):
-    mart = broken_project / "models" / "marts" / "daily_logins.sql"
+    mart = broken_project / "models" / "marts" / "logins" / "daily_logins.sql"
     replace_in(mart, "{% set k = var('k_threshold') | int %}", "{% set k = 1 %}")
     append_logins(two_days, [Login(at(SECOND, "08:00:00"), 99, locale="mt_MT")], first_number=5000)
     outcome = run(works=False)
@@ -466,7 +468,9 @@ def test_a_group_under_the_threshold_fails_the_data_test(two_days, run, broken_p
 
 
 def test_a_project_that_does_not_parse_is_named(run, broken_project):
-    (broken_project / "models" / "marts" / "daily_logins.sql").write_text("select {{ ref('nowhere') }}")
+    (broken_project / "models" / "marts" / "logins" / "daily_logins.sql").write_text(
+        "select {{ ref('nowhere') }}"
+    )
     with pytest.raises(TableError, match="does not parse"):
         run()
 
@@ -507,7 +511,9 @@ def test_a_writer_that_was_overtaken_is_told_to_try_again(tmp_path, monkeypatch)
 def test_unit_tests_of_the_project_pass(tmp_path):
     outcome = dbt_runs.run_unit_tests(tmp_path)
     assert outcome.succeeded, outcome.failed()
-    assert {test.model for test in outcome.tests} == {*MARTS, "stg_masked__logins"}
+    manifest = dbt_runs.load_manifest()
+    models = {node.name for node in manifest.nodes.values() if node.resource_type == "model"}
+    assert {test.model for test in outcome.tests} == models
 
 
 def test_marts_are_described_typed_and_tested():
@@ -540,7 +546,7 @@ def duckdb_types(schema: pa.Schema) -> dict[str, object]:
 def test_a_prebuilt_manifest_is_read_once_and_again_after_a_change(broken_project):
     first = dbt_runs.load_manifest()
     assert dbt_runs.load_manifest() is first
-    replace_in(broken_project / "models" / "marts" / "daily_logins.yml", "Logins a day.", "Logins.")
+    replace_in(broken_project / "models" / "marts" / "logins" / "daily_logins.yml", "Logins a day.", "Logins.")
     assert dbt_runs.load_manifest() is not first
 
 
