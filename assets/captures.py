@@ -1,17 +1,20 @@
 """Captures: from landing to files, blocks and packets. The marts are in `curated.py`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 import polars as pl
 
 from assets.batches import FRESH, ONE_HOUR, RETRY, Batches, listing, rows_of_hour, scrubbed
 from assets.catalog import materialisation, table_asset
-from assets.partitions import HOURS, hour_start
+from assets.partitions import DEVICE_HOURS, HOURS, device_hour_of, hour_start
 from stores.captures import CaptureIntake
+from stores.kept_exports import KeptExports
 from stores.ledger import Counts
+from stores.outbox import Outbox
 from stores.tables import Commit, Tables
 from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES, OWNER, PACKETS, QUARANTINE, SOURCE
+from transforms.charts import bar_chart
 from transforms.tables import TableSpec
 
 SEALED = (CAPTURE_FILES, CAPTURE_BLOCKS, QUARANTINE)
@@ -103,6 +106,50 @@ def masked_packets(
         )
         yield _verdict(PACKETS_BALANCE, totals.balances, totals.numbers())
         yield _verdict(TOKENS_LIVE, not totals.unreadable, {"columns": ", ".join(totals.unreadable)})
+
+
+class KeptExport(dg.Config):
+    """Which tenant asked, and as which request; device and hour are the partition."""
+
+    tenant: str
+    request: str
+
+
+@dg.asset(
+    key=["captures", "pcap"],
+    deps=[dg.AssetKey(["raw", "capture_blocks"])],
+    description="The capture file of a device and hour, sealed, kept for 7 days; made when it is asked for.",
+    group_name=SOURCE,
+    kinds={"pcap"},
+    owners=[f"team:{OWNER}"],
+    tags={"layer": "captures", "pii": "sealed"},
+    partitions_def=DEVICE_HOURS,
+    retry_policy=RETRY,
+)
+def captures_pcap(
+    context: dg.AssetExecutionContext,
+    config: KeptExport,
+    kept_exports: dg.ResourceParam[Callable[[str], KeptExports]],
+    outbox: dg.ResourceParam[Outbox],
+) -> dg.MaterializeResult[None]:
+    """Export the packets of a device and hour from the blocks, seal the file, describe it."""
+    device_ref, hour = device_hour_of(context.partition_key)
+    with scrubbed():
+        kept = kept_exports(config.tenant).keep(device_ref, hour)
+        outbox.close(config.request)
+    minutes = {f"{at // 60 % 24:02}:{at % 60:02}": count for at, count in kept.minutes.items()}
+    sources = [{name: str(one[name]) for name in ("file_id", "received_at", "status")} for one in kept.files]
+    return dg.MaterializeResult(
+        metadata={
+            "packets": dg.MetadataValue.int(kept.packets),
+            "bytes": dg.MetadataValue.int(kept.size_bytes),
+            "format": dg.MetadataValue.text(kept.format),
+            "sha256": dg.MetadataValue.text(kept.sha256),
+            "packets per minute": dg.MetadataValue.md(bar_chart(minutes, most_bars=60)),
+            "sources": dg.MetadataValue.json(sources),
+            "expires": dg.MetadataValue.timestamp(kept.expires_at),
+        }
+    )
 
 
 def _mask(

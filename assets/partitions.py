@@ -9,6 +9,27 @@ import dagster as dg
 # The current hour is a partition too: records arrive in it.
 HOURS = dg.HourlyPartitionsDefinition(start_date="2026-01-01-00:00", end_offset=1)
 
+# An export's device (by its pseudonym) and packet hour; both come to be when one is asked for, since
+# a clock may stand in 1970 or 2030.
+DEVICES = dg.DynamicPartitionsDefinition(name="capture_devices")
+PACKET_HOURS = dg.DynamicPartitionsDefinition(name="capture_hours")
+DEVICE_HOURS = dg.MultiPartitionsDefinition({"device": DEVICES, "hour": PACKET_HOURS})
+
+
+def device_hour_key(device_ref: str, hour: str) -> dg.MultiPartitionKey:
+    """Give the partition of a device and hour."""
+    return dg.MultiPartitionKey({"device": device_ref, "hour": hour})
+
+
+def device_hour_of(key: str) -> tuple[str, str]:
+    """Give the device and hour of a partition.
+
+    >>> device_hour_of("00ff|2026-11-21T07")
+    ('00ff', '2026-11-21T07')
+    """
+    device_ref, _, hour = str(key).partition("|")
+    return device_ref, hour
+
 
 def hour_key(moment: datetime) -> str:
     """Give the partition of a moment.

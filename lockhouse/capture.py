@@ -52,7 +52,14 @@ def capture_command() -> None:
 @click.option("--from", "since", required=True, type=MOMENT, help="The first moment (included).")
 @click.option("--to", "until", required=True, type=MOMENT, help="The last moment (not included).")
 @click.option("-o", "--output", help="The file to write; - for standard output.")
-@click.option("--format", "wanted", type=click.Choice(["pcap", "pcapng"]), default="pcap", show_default=True)
+@click.option(
+    "--format",
+    "wanted",
+    type=click.Choice(["pcap", "pcapng"]),
+    default="pcap",
+    show_default=True,
+    help="pcapng where packets have several link types.",
+)
 @click.option("--anonymise", is_flag=True, help="Addresses encrypted, payload cut.")
 @click.option("--info", is_flag=True, help="Only count: packets by the minute, bytes, first and last.")
 @tenant_option
@@ -105,6 +112,69 @@ def capture_get(
         note("The file is readable: guard it. The export is in the audit trail.")
     if not result["packets"]:
         note("There are none in that window: --info shows where there are some")
+
+
+@capture_command.command("keep")
+@click.option("--device", required=True, help="The device's id.")
+@click.option("--hour", required=True, help="The UTC hour of the packets, as 2026-11-21T07.")
+@tenant_option
+@json_option
+@click.pass_obj
+def capture_keep(home: Path | None, device: str, hour: str, tenant: str, as_json: bool) -> None:
+    """Ask for the capture file of a device and hour, to be kept sealed for seven days.
+
+    Dagster makes it (asset captures/pcap, a partition for each device and hour) while `lockhouse up` runs.
+
+    \b
+    Example:
+      lockhouse capture keep --device router-7 --hour 2026-11-21T07
+    """
+    from lockhouse.capture_operations import request_capture
+
+    request = request_capture(caller_of(home, tenant), device, hour)
+    if as_json:
+        show_json({"request": request})
+    else:
+        note(f"Asked for, as request {request}")
+        note(f"Next: {program()} capture kept")
+
+
+@capture_command.command("kept")
+@tenant_option
+@json_option
+@click.pass_obj
+def capture_kept(home: Path | None, tenant: str, as_json: bool) -> None:
+    """List the capture files that are kept sealed."""
+    from lockhouse.capture_operations import list_kept
+
+    found = list_kept(caller_of(home, tenant))
+    if as_json:
+        show_json({"exports": found})
+        return
+    show_table(
+        ["device", "hour", "expires"], [[one["device"], one["hour"], one["expires_at"]] for one in found]
+    )
+    note(f"Next: {program()} capture open --device ID --hour HOUR -o FILE" if found else "Nothing is kept.")
+
+
+@capture_command.command("open")
+@click.option("--device", required=True, help="The device's id.")
+@click.option("--hour", required=True, help="The UTC hour of the packets, as 2026-11-21T07.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write."
+)
+@tenant_option
+@json_option
+@click.pass_obj
+def capture_open(home: Path | None, device: str, hour: str, output: Path, tenant: str, as_json: bool) -> None:
+    """Write a kept capture file in clear; authorised and audited first."""
+    from lockhouse.capture_operations import open_kept
+
+    written = open_kept(caller_of(home, tenant), device, hour, output)
+    if as_json:
+        show_json({**written, "output": str(output.absolute())})
+    else:
+        note(f"Wrote {written['bytes']:,} bytes in clear to {output}: guard that file.")
 
 
 def _show_summary(result: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +16,8 @@ from lockhouse.operations import Caller
 from orchestration.resources import now
 from stores.capture_exports import CaptureExports, Change, Plan, check_window
 from stores.devices import Device, Kind
+from stores.kept_exports import hour_start
+from stores.outbox import EXPORT
 from transforms.access import Right
 from transforms.audit import Action
 from transforms.capture.anonymise import AnonymiseKeys, anonymise_packets
@@ -46,10 +48,8 @@ def export_capture(caller: Caller, window: Window, output: Path | BinaryIO) -> d
     """
     with _planned(caller, window, Action.CAPTURE_EXPORTED) as (exports, plan):
         change = _anonymising(caller) if window.anonymise else None
-        if isinstance(output, Path):
-            written = _write_file(output, exports, plan, change)
-        else:
-            written = _write(output, exports, plan, change)
+        parts = exports.stream(plan, change)
+        written = _write_file(output, parts) if isinstance(output, Path) else _write(output, parts)
         result = {**_summary(plan), **written, "manifest": None}
         if isinstance(output, Path):
             result["manifest"] = str(_write_manifest(output, caller, window, plan, result))
@@ -91,6 +91,39 @@ def _planned(caller: Caller, window: Window, action: Action) -> Iterator[tuple[C
         raise RefusedError(f"{error}{hint}") from None
 
 
+def request_capture(caller: Caller, device: str, hour: str) -> str:
+    """Ask Dagster for the capture file of a device and hour, to be kept sealed; gives the request's id."""
+    devices = caller.platform.devices(caller.known_tenant())
+    start = hour_start(hour)
+    marks = {"device": devices.ref(device), "hour": f"{start:%Y-%m-%dT%H}"}
+    with caller.permitted(Right.READ_PAYLOAD, Action.CAPTURE_REQUESTED, **marks):
+        devices.find(device)
+        return caller.platform.outbox.ask(EXPORT, caller.tenant, marks)
+
+
+def list_kept(caller: Caller) -> list[dict[str, str]]:
+    """Give the kept capture files: device, hour, when they expire."""
+    devices = caller.platform.devices(caller.known_tenant())
+    with caller.permitted(Right.READ_PAYLOAD, Action.CAPTURES_LISTED):
+        found = caller.platform.kept_exports(caller.tenant).listing()
+        names = {one.ref: one.id for one in devices.listing([ref for ref, _, _ in found])}
+        return [
+            {"device": names[ref], "hour": hour, "expires_at": expires_at.isoformat(timespec="seconds")}
+            for ref, hour, expires_at in found
+        ]
+
+
+def open_kept(caller: Caller, device: str, hour: str, output: Path) -> dict[str, Any]:
+    """Write a kept capture file in clear."""
+    devices = caller.platform.devices(caller.known_tenant())
+    marks = {"device": devices.ref(device), "hour": f"{hour_start(hour):%Y-%m-%dT%H}"}
+    with caller.permitted(Right.READ_PAYLOAD, Action.CAPTURE_OPENED, **marks):
+        pieces = caller.platform.kept_exports(caller.tenant).open(marks["device"], marks["hour"])
+        written = _write_file(output, pieces)
+        caller.results.update(bytes=written["bytes"], sha256=written["sha256"])
+        return written
+
+
 def _anonymising(caller: Caller) -> Change:
     """Give what anonymises packets, under keys of the tenant that never rotate: releases stay comparable."""
     keys = caller.platform.keys(caller.tenant)
@@ -98,20 +131,20 @@ def _anonymising(caller: Caller) -> Change:
     return lambda packets: anonymise_packets(packets, chosen)
 
 
-def _write(target: BinaryIO, exports: CaptureExports, plan: Plan, change: Change | None) -> dict[str, Any]:
+def _write(target: BinaryIO, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
-    for part in exports.stream(plan, change):
+    for part in parts:
         target.write(part)
         digest.update(part)
         size += len(part)
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-def _write_file(path: Path, exports: CaptureExports, plan: Plan, change: Change | None) -> dict[str, Any]:
+def _write_file(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
     """Write a file that only its owner may read; it has its name once it is whole."""
     part = path.with_name(f".{path.name}.part")
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as target:  # noqa: PTH123 - a mode
-        written = _write(target, exports, plan, change)
+        written = _write(target, parts)
     part.replace(path)
     return written
 

@@ -43,7 +43,7 @@ def ingest_command(
     if as_json:
         show_json({**result, "seconds": watch["seconds"]})
     else:
-        _tell(result, tenant, watch["seconds"])
+        _tell(result, source, device, tenant, watch["seconds"])
     return QUARANTINED if result["quarantined"] else 0
 
 
@@ -98,9 +98,10 @@ def _summary(platform: Platform, tenant: str, batches: Sequence[Batch], counts: 
     }
 
 
-def _tell(result: dict[str, Any], tenant: str, seconds: float) -> None:
+def _tell(result: dict[str, Any], source: str, device: str | None, tenant: str, seconds: float) -> None:
+    what = "packets" if source == "captures" else "records"
     note(
-        f"{result['files']} file(s), {result['rows']:,} records in {seconds} s: "
+        f"{result['files']} file(s), {result['rows']:,} {what} in {seconds} s: "
         f"{result['accepted']:,} accepted, "
         f"{result['quarantined']:,} quarantined, {result['duplicates']:,} duplicates"
     )
@@ -113,4 +114,13 @@ def _tell(result: dict[str, Any], tenant: str, seconds: float) -> None:
         note("curated.daily_logins is empty: no group has enough people to be shown (setting k_threshold)")
     if result["quarantined"]:
         note(f"Why: {program()} quarantine list{where}")
-    note(f'Next: {program()} sql "select * from masked.logins limit 5"{where}')  # noqa: S608 - a hint
+    note(f"Next: {program()} {_next_step(source, device)}{where}")
+
+
+def _next_step(source: str, device: str | None) -> str:
+    """Give a command to go on with."""
+    if source != "captures":
+        return f'sql "select * from masked.{source} limit 5"'  # noqa: S608 - a hint
+    if device is None:
+        return "device list"
+    return 'sql "select * from curated.device_hours order by event_hour"'

@@ -130,6 +130,9 @@ RIGHT_MEANINGS: dict[Right, str] = {
     Right.REVEAL: "open tokens, make tokens of values, look into a quarantine entry",
     Right.READ_QUARANTINE: "list quarantine entries without their content",
     Right.CHANGE_QUARANTINE: "take quarantine entries again, or drop them",
+    Right.READ_CAPTURES: "count packets, and export them anonymised: without payload, addresses encrypted",
+    Right.READ_PAYLOAD: "export packets as they were captured",
+    Right.MANAGE_DEVICES: "register devices, their owners and addresses, and list them",
     Right.READ_AUDIT: "read and verify the audit trail",
     Right.OPERATE: "add tenants; scan the home for leaks",
 }

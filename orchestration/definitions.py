@@ -6,9 +6,9 @@ import dagster as dg
 
 import assets
 from orchestration import aws
-from orchestration.jobs import INGEST, NIGHTLY, upkeep
+from orchestration.jobs import EXPORT_CAPTURE, INGEST, NIGHTLY, upkeep
 from orchestration.resources import Platform
-from orchestration.sensors import landing_captures, landing_logins, run_failures
+from orchestration.sensors import capture_requests, landing_captures, landing_logins, run_failures
 
 
 @cache
@@ -22,13 +22,25 @@ def _store(name: str) -> dg.ResourceDefinition:
     return dg.ResourceDefinition(lambda _context: getattr(platform(), name))
 
 
-STORES = ("intake", "captures", "tables", "ledger", "landing", "marts", "audit", "access", "maintenance")
+STORES = (
+    "intake",
+    "captures",
+    "kept_exports",
+    "outbox",
+    "tables",
+    "ledger",
+    "landing",
+    "marts",
+    "audit",
+    "access",
+    "maintenance",
+)
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets, include_specs=True),
-    jobs=[*INGEST.values(), upkeep],
+    jobs=[*INGEST.values(), EXPORT_CAPTURE, upkeep],
     schedules=[NIGHTLY],
-    sensors=[landing_logins, landing_captures, run_failures],
+    sensors=[landing_logins, landing_captures, capture_requests, run_failures],
     resources={
         **{name: _store(name) for name in STORES},
         "s3": dg.ResourceDefinition(lambda _context: aws.s3(platform().settings)),

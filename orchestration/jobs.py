@@ -25,6 +25,12 @@ INGEST_CAPTURES = dg.define_asset_job(
     description="Landed batches of captures: sealed in blocks, masked, and into the marts.",
 )
 
+EXPORT_CAPTURE = dg.define_asset_job(
+    "export_capture",
+    selection=dg.AssetSelection.assets(["captures", "pcap"]),
+    description="The sealed capture file of a device and hour, for a granted request.",
+)
+
 INGEST = {"logins": INGEST_LOGINS, "captures": INGEST_CAPTURES}
 
 # The steps of a job that take the batches, by the name of their op.

@@ -17,12 +17,14 @@ from stores.database import Database
 from stores.devices import Devices
 from stores.home import Home, checked_tenant
 from stores.intake import Intake
+from stores.kept_exports import KeptExports
 from stores.keyring import KeyProvider, LocalKeyring, generate_passphrase, read_passphrase
 from stores.keys import TenantKeys, create_tenant_keys
 from stores.landing import Landing
 from stores.ledger import Ledger
 from stores.maintenance import Maintenance
 from stores.marts import Marts
+from stores.outbox import Outbox
 from stores.settings import Settings, load_settings
 from stores.tables import Tables
 from transforms.access import Role
@@ -110,6 +112,17 @@ class Platform:
     def capture_exports(self, tenant: str) -> CaptureExports:
         """Give the exports of a tenant's captures."""
         return CaptureExports(tenant, self.tables, self.captures.sealer(tenant))
+
+    def kept_exports(self, tenant: str) -> KeptExports:
+        """Give a tenant's kept exports."""
+        sealer = self.captures.sealer(tenant)
+        exports = CaptureExports(tenant, self.tables, sealer)
+        return KeptExports(tenant, self.home, exports, sealer, self.devices(tenant), now)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """What Dagster is asked to do."""
+        return Outbox(self.database, now)
 
     def devices(self, tenant: str) -> Devices:
         """Give a tenant's device registry."""

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from assets.batches import scrubbed
-from assets.partitions import hour_key
-from orchestration.jobs import INGEST, batches_config
+from assets.partitions import DEVICES, PACKET_HOURS, device_hour_key, hour_key
+from orchestration.jobs import EXPORT_CAPTURE, INGEST, batches_config
 from stores.access import Access
 from stores.audit import AuditTrail
 from stores.landing import Batch, Landing
+from stores.outbox import EXPORT, Outbox
 from transforms.audit import Action, Outcome
 
 # A dropped file has to hold its size for so long. Dagster itself looks every five seconds.
@@ -54,6 +55,36 @@ def _landing_sensor(source: str, described: str) -> dg.SensorDefinition:
 
 landing_logins = _landing_sensor("logins", "files of login events")
 landing_captures = _landing_sensor("captures", "capture files")
+
+
+@dg.sensor(
+    job=EXPORT_CAPTURE,
+    minimum_interval_seconds=TICK_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Turns granted requests for capture files into runs, a partition for each device and hour.",
+)
+def capture_requests(
+    context: dg.SensorEvaluationContext, outbox: dg.ResourceParam[Outbox]
+) -> dg.SensorResult | dg.SkipReason:
+    """Look into the outbox; a request's id is its run's key, so that none runs twice. The run closes it."""
+    with scrubbed():
+        waiting = outbox.waiting(EXPORT)
+    if not waiting:
+        return dg.SkipReason("nobody asked")
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=one.id,
+                partition_key=device_hour_key(one.parameters["device"], one.parameters["hour"]),
+                run_config={"ops": {"captures__pcap": {"config": {"tenant": one.tenant, "request": one.id}}}},
+            )
+            for one in waiting
+        ],
+        dynamic_partitions_requests=[
+            DEVICES.build_add_request(sorted({one.parameters["device"] for one in waiting})),
+            PACKET_HOURS.build_add_request(sorted({one.parameters["hour"] for one in waiting})),
+        ],
+    )
 
 
 def _claim(source: str, landing: Landing, tenants: set[str]) -> None:

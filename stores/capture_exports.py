@@ -140,11 +140,15 @@ class CaptureExports:
     def stream(self, plan: Plan, change: Change | None = None) -> Iterator[memoryview]:
         """Give the file's bytes; `change` is made to every packet first (the size is then another)."""
         yield memoryview(plan.layout.opening())
-        for part in merge_blocks(plan.blocks, self._reader(plan.places), plan.since_ns, plan.until_ns):
+        for part in self.merged(plan):
             if change is not None:
                 yield write_packets(change(part.walked() if isinstance(part, Whole) else part), plan.layout)
             else:
                 yield write_packets(part, plan.layout)
+
+    def merged(self, plan: Plan) -> Iterator[Packets | Whole]:
+        """Give the packets of a plan, merged by time, each part of one block."""
+        return merge_blocks(plan.blocks, self._reader(plan.places), plan.since_ns, plan.until_ns)
 
     def _known(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Leave out the blocks of erased owners; put the others in the order in which they were stored."""

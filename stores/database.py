@@ -123,6 +123,18 @@ DEVICE_ADDRESSES = sa.Table(
     Column("until", Text),
 )
 
+# What Dagster is asked to do by programs that do not know it; a sensor turns each row into a run.
+OUTBOX = sa.Table(
+    "outbox",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("done_at", Text),
+)
+
 AUDIT = sa.Table(
     "audit",
     METADATA,

@@ -54,6 +54,11 @@ class Home:
         return self.root / "audit"
 
     @property
+    def exports(self) -> Path:
+        """Sealed capture files that were asked for, kept for some days."""
+        return self.root / "exports"
+
+    @property
     def dagster(self) -> Path:
         """Dagster's own storage."""
         return self.root / "dagster"

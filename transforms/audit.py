@@ -34,6 +34,9 @@ class Action(StrEnum):
     TOKEN_MADE = "pii:token:made"  # noqa: S105 - the name of an action
     CAPTURE_EXPORTED = "captures:packets:exported"
     CAPTURE_SUMMARISED = "captures:packets:summarised"
+    CAPTURE_REQUESTED = "captures:export:requested"
+    CAPTURES_LISTED = "captures:exports:listed"
+    CAPTURE_OPENED = "captures:export:opened"
     DEVICES_LISTED = "devices:registry:listed"
     DEVICE_ADDED = "devices:device:added"
     DEVICE_OWNED = "devices:ownership:begun"

@@ -209,9 +209,7 @@ def table(home: Path, key: str) -> pl.DataFrame:
 
 def quarantined(home: Path) -> list[Any]:
     platform = tables_of(home)
-    store = Quarantine(
-        "default", platform.tables, platform.intake.sealer("default"), quarantine_spec("logins")
-    )
+    store = Quarantine("default", platform.tables, platform.intake.sealer("default"), quarantine_spec("logins"))
     return store.entries()
 
 

@@ -1,4 +1,4 @@
-"""Devices, their ownerships and their addresses."""
+"""Devices, their ownerships and their addresses; the outbox."""
 
 from alembic import op
 from sqlalchemy import Column, Integer, Text
@@ -33,9 +33,15 @@ def upgrade() -> None:
         Column("device_ref", Text, nullable=False),
         Column("until", Text),
     )
+    op.create_table(
+        "outbox",
+        Column("id", Text, primary_key=True),
+        *(Column(name, Text, nullable=False) for name in ("kind", "tenant", "parameters", "created_at")),
+        Column("done_at", Text),
+    )
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    for name in ("device_addresses", "ownerships", "devices"):
+    for name in ("outbox", "device_addresses", "ownerships", "devices"):
         op.drop_table(name)
