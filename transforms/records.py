@@ -183,9 +183,12 @@ def _element_ends(buffer: bytes) -> tuple[np.ndarray, int | None]:
     outside = (np.cumsum(quote) & 1) == 0
     depth = np.cumsum(np.where(outside & (np.abs(kinds) == 1), kinds, 0))
     closing = np.flatnonzero(outside & (depth < 0))
-    closed = int(at[closing[0]]) if closing.size else None
     commas = at[outside & (kinds == 2) & (depth == 0)]
-    return (commas if closed is None else commas[commas < closed]), closed
+    if not closing.size:
+        return commas, None
+    closed = int(at[closing[0]])
+    # A brace closes no array: what stands before the last comma is good, and the array does not end.
+    return commas[commas < closed], closed if octets[closed] == ord("]") else None
 
 
 def _escaped(octets: np.ndarray, quotes: np.ndarray) -> np.ndarray:

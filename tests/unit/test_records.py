@@ -236,3 +236,12 @@ def test_a_queue_message_is_known_by_its_two_fields():
 )
 def test_anything_else_is_no_message(payload: bytes):
     assert not is_message(payload)
+
+
+@pytest.mark.parametrize(("content", "good"), [(b"[}{}]", []), (b'[{"a":1},}]', [ONE]), (b'[{"a":1}}', [])])
+def test_a_brace_closes_no_array_and_no_byte_is_lost(content: bytes, good: list[bytes]):
+    payloads, _, damage = read(content)
+    assert payloads == good
+    assert damage is not None and damage.rest is not None
+    assert content[damage.offset :] == damage.rest
+    assert content[: damage.offset].strip(b"[,") == b"".join(good)
