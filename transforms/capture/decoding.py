@@ -1,8 +1,8 @@
 """What packets say in plain text of who talks: names asked for, servers, hosts, and what tunnels carry.
 
 Candidates are chosen by protocol, port and first bytes for all packets at once; only they are looked
-at one by one, and only so far as their first 4 KiB. What does not decode is left out, never an error:
-a port is a hint and no promise.
+at, questions of DNS all at once and the others one by one, so far as their first 4 KiB. What does not
+decode is left out, never an error: a port is a hint and no promise.
 
 Source: RFC 1035 (DNS), RFC 8446 and 6066 (TLS), RFC 2131 (DHCP), RFC 9112 (HTTP), RFC 2784 (GRE),
 RFC 2003 and 4213 (IP in IP), RFC 7348 (VXLAN).
@@ -11,17 +11,20 @@ RFC 2003 and 4213 (IP in IP), RFC 7348 (VXLAN).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 import dpkt
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from transforms.capture.layers import GRE, TCP, UDP, read_inner_layers
-from transforms.capture.links import IPV4, IPV6
+from transforms.capture.layers import GRE, TCP, UDP, frame_to_fields, read_inner_layers
+from transforms.capture.links import IPV4, IPV6, Fields
 from transforms.capture.packets import Packets
+from transforms.capture.spans import gather_spans
 
 Numbers: TypeAlias = "NDArray[np.int64]"
 Mask: TypeAlias = "NDArray[np.bool_]"
@@ -30,13 +33,17 @@ Found: TypeAlias = "dict[str, Any]"
 # A ClientHello with post-quantum key shares has about 2 KiB, a request's headers seldom more.
 MOST_BYTES = 4096
 _LONGEST_LABEL, _LONGEST_NAME = 63, 254
+_QUESTION_AT = 12  # behind a message's header
 # DNS, its multicast form and LLMNR share their layout.
 _DNS_PORTS = (53, 5353, 5355)
 _DHCP_PORTS = (67, 68)
 _VXLAN_PORT = 4789
 _ETHERNET, _RAW = 1, 101
 _BRIDGED = 0x6558  # GRE that carries Ethernet
-_METHODS = (b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC")
+_METHODS = tuple(
+    int.from_bytes(method, "big")
+    for method in (b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC")
+)
 _HOST = re.compile(rb"\r\nhost:[ \t]*([^\r\n\t ]{1,255})[ \t]*\r\n", re.IGNORECASE)
 
 SCHEMA: dict[str, type[pl.DataType]] = {
@@ -59,6 +66,19 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 }
 
 
+@dataclass(frozen=True)
+class Said:
+    """What some packets of one protocol say, each distinct saying once.
+
+    Shape: `rows` are the packets' numbers, in order; `codes` index `sayings`, each a column's value by
+    its name (the columns of `SCHEMA`).
+    """
+
+    rows: Numbers
+    codes: Numbers
+    sayings: Sequence[Found]
+
+
 def decode_packets(packets: Packets, layers: pl.DataFrame) -> pl.DataFrame:
     """Decode what packets say in plain text.
 
@@ -68,106 +88,155 @@ def decode_packets(packets: Packets, layers: pl.DataFrame) -> pl.DataFrame:
     or `tunnel` (ipip, 6in4, gre, vxlan, or ip6 for what else is carried in IPv6) with the `inner_`
     columns as in `read_layers`; the others are null. Fragments are not looked at.
     """
-    view = _View(packets, layers)
-    parts = [_decode_each(view, rows, decode) for rows, decode in _choose(view)]
-    parts += [_decode_tunnels(view, *chosen) for chosen in _choose_tunnels(view)]
+    view = _View(packets, *frame_to_fields(layers))
+    parts = [_to_frame(said) for said in _decode_each(view)]
+    parts += [_decode_tunnels(view, *chosen) for chosen in _choose_tunnels(view) if chosen[1].size]
     return pl.concat([pl.DataFrame(schema=SCHEMA), *parts], how="diagonal").sort("row")
+
+
+def decode_names(packets: Packets, columns: dict[str, Fields], valid: dict[str, Mask]) -> list[Said]:
+    """Decode what `decode_packets` does but tunnels, from what `read_fields` gave for the packets."""
+    return list(_decode_each(_View(packets, columns, valid)))
+
+
+def _to_frame(said: Said) -> pl.DataFrame:
+    schema = {name: kind for name, kind in SCHEMA.items() if name != "row" and not name.startswith("inner_")}
+    sayings = pl.DataFrame(list(said.sayings), schema=schema)
+    return sayings[said.codes].with_columns(pl.Series("row", said.rows).cast(pl.UInt32))
 
 
 class _View:
     """The columns that choose, as numbers without nulls, and the bytes."""
 
-    def __init__(self, packets: Packets, layers: pl.DataFrame) -> None:
-        """Take the columns over; what is null is -1, which no protocol, port or size is."""
-        self.packets = packets
-        names = ("protocol", "src_port", "dst_port", "l4_offset", "payload_offset", "payload_bytes")
-        columns = {name: layers[name].cast(pl.Int64).fill_null(-1).to_numpy() for name in names}
-        self.src_port, self.dst_port = columns["src_port"], columns["dst_port"]
-        self.l4_offset, self.payload_offset = columns["l4_offset"], columns["payload_offset"]
-        self.payload_bytes, self.version = (
-            columns["payload_bytes"],
-            layers["ip_version"].fill_null(0).to_numpy(),
-        )
-        whole = ~layers["is_fragment"].fill_null(True).to_numpy()
-        self.protocol = np.where(whole, columns["protocol"], -1)
+    def __init__(self, packets: Packets, columns: dict[str, Fields], valid: dict[str, Mask]) -> None:
+        """Take the columns over; what is null is -1, which no protocol or size is."""
+        self.packets, self.columns = packets, columns
+        whole = valid["protocol"] & ~columns["is_fragment"]
+        self.protocol = np.where(whole, columns["protocol"].astype(np.int16), -1)
+        self.payload_bytes = np.where(valid["payload"], columns["payload_bytes"], -1)
 
-    def has_port(self, *ports: int) -> Mask:
-        """Whether either end is one of these."""
-        return np.isin(self.src_port, ports) | np.isin(self.dst_port, ports)
+    def rows_of(self, protocol: int, least_bytes: int) -> Numbers:
+        """Choose packets by protocol and by what was captured of their payload."""
+        return np.flatnonzero((self.protocol == protocol) & (self.payload_bytes >= least_bytes))
 
-    def payloads(self, rows: Numbers) -> Iterator[tuple[int, bytes]]:
-        """Give the first bytes of some packets' payloads, with the packets' numbers."""
-        octets = self.packets.records.data
-        starts = self.packets.starts[rows] + self.payload_offset[rows]
-        ends = starts + np.minimum(self.payload_bytes[rows], MOST_BYTES)
-        for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True):
-            yield row, octets[start:end].tobytes()
+    def has_port(self, rows: Numbers, *ports: int) -> Mask:
+        """Whether either end is one of these; a payload that was captured has its ports before it."""
+        src, dst = self.columns["src_port"][rows], self.columns["dst_port"][rows]
+        found = np.zeros(len(rows), bool)
+        for port in ports:
+            found |= (src == port) | (dst == port)
+        return found
+
+    def spans(self, rows: Numbers) -> tuple[Numbers, Numbers]:
+        """Give where the payloads of some packets begin in the records, and how far they are looked at."""
+        starts = self.packets.starts[rows] + self.columns["payload_offset"][rows]
+        return starts, starts + np.minimum(self.payload_bytes[rows], MOST_BYTES)
 
     def words(self, rows: Numbers, offsets: Numbers, kind: str) -> NDArray[Any]:
         """Gather a number from each of some packets; the caller knows that it was captured."""
-        fields = np.dtype(kind)
-        places = self.packets.starts[rows] + offsets
-        octets = np.arange(fields.itemsize)
-        return np.ascontiguousarray(self.packets.records[places[:, None] + octets]).view(fields)[:, 0]
+        fields, octets = np.dtype(kind), self.packets.records
+        if not rows.size:
+            return np.empty(0, fields)
+        windows = np.ndarray((len(octets) - fields.itemsize + 1,), f"V{fields.itemsize}", octets, strides=(1,))
+        return windows[self.packets.starts[rows] + offsets].view(fields)
 
 
-def _choose(view: _View) -> list[tuple[Numbers, Callable[[bytes], Found | None]]]:
-    """Choose the candidates of each decoder; none is chosen twice."""
-    udp, tcp = view.protocol == UDP, view.protocol == TCP
-    dns = udp & (view.payload_bytes >= 17) & view.has_port(*_DNS_PORTS)
-    dns_tcp = tcp & (view.payload_bytes >= 19) & view.has_port(_DNS_PORTS[0])
-    dhcp = udp & (view.payload_bytes >= 240) & view.has_port(*_DHCP_PORTS) & ~dns
-    rest = np.flatnonzero(tcp & (view.payload_bytes >= 16) & ~dns_tcp)
+def _decode_each(view: _View) -> Iterator[Said]:
+    """Choose the candidates of each decoder, none of them twice, and decode them."""
+    udp = view.rows_of(UDP, 17)
+    is_dns = view.has_port(udp, *_DNS_PORTS)
+    yield _decode_questions(view, udp[is_dns], 0)
+    udp = udp[~is_dns]
+    udp = udp[view.payload_bytes[udp] >= 240]
+    yield _decode_payloads(view, udp[view.has_port(udp, *_DHCP_PORTS)], _decode_dhcp)
+    tcp = view.rows_of(TCP, 16)
+    is_dns = view.has_port(tcp, _DNS_PORTS[0]) & (view.payload_bytes[tcp] >= 19)
+    yield _decode_questions(view, tcp[is_dns], 2)
+    tcp = tcp[~is_dns]
     # What these begin with is surer than a port: TLS and HTTP run on any.
-    first = view.words(rest, view.payload_offset[rest], ">u4")
-    methods = [int.from_bytes(method, "big") for method in _METHODS]
+    first = view.words(tcp, view.columns["payload_offset"][tcp], ">u4")
     # A record of the handshake (22), version 3.x; whether it is a ClientHello is seen when it is read.
-    return [
-        (np.flatnonzero(dns), _decode_dns),
-        (np.flatnonzero(dns_tcp), _decode_dns_stream),
-        (np.flatnonzero(dhcp), _decode_dhcp),
-        (rest[first >> 16 == 0x1603], _decode_tls),
-        (rest[np.isin(first, methods)], _decode_http),
-    ]
+    yield _decode_payloads(view, tcp[first >> 16 == 0x1603], _decode_tls)
+    is_request = np.logical_or.reduce([first == method for method in _METHODS])
+    yield _decode_payloads(view, tcp[is_request], _decode_http)
 
 
-def _decode_each(view: _View, rows: Numbers, decode: Callable[[bytes], Found | None]) -> pl.DataFrame:
-    found: dict[str, list[Any]] = {name: [] for name in SCHEMA if not name.startswith("inner_")}
-    for row, payload in view.payloads(rows):
+def _decode_payloads(view: _View, rows: Numbers, decode: Callable[[bytes], Found | None]) -> Said:
+    """Decode payloads one by one."""
+    octets, found, sayings = view.packets.records.data, [], []
+    for row, start, end in zip(rows.tolist(), *(bound.tolist() for bound in view.spans(rows)), strict=True):
         try:
-            said = decode(payload)
+            said = decode(octets[start:end].tobytes())
         except Exception:  # a decoder raises whatever its slicing raises; it then decodes nothing
             said = None
         if said:
-            for name, values in found.items():
-                values.append(said.get(name))
-            found["row"][-1] = row
-    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in found})
+            found.append(row)
+            sayings.append(said)
+    return Said(np.array(found, np.int64), np.arange(len(found)), sayings)
+
+
+# -- names asked for ----------------------------------------------------------------------------
+
+
+def _decode_questions(view: _View, rows: Numbers, begins: int) -> Said:
+    """Read the first question of DNS messages; the records behind it are not looked at.
+
+    Devices ask for the same names all the time, so that equal questions are read once. A message
+    `begins` so many bytes into the payload.
+    """
+    starts, ends = view.spans(rows)
+    starts = starts + begins
+    whole, stops = _find_questions(view.packets.records, starts, ends)
+    rows, starts, stops = rows[whole], starts[whole], stops[whole]
+    if not rows.size:
+        return Said(rows, np.empty(0, np.int64), [])
+    octets, places = gather_spans(view.packets.records, starts + _QUESTION_AT, stops)
+    column = pa.Array.from_buffers(
+        pa.large_binary(), len(rows), [None, pa.py_buffer(places.data), pa.py_buffer(octets.data)]
+    ).dictionary_encode()
+    codes = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    sayings = [_decode_question(question) for question in cast("list[bytes]", column.dictionary.to_pylist())]
+    good = np.array([said is not None for said in sayings])
+    numbers, kept = np.cumsum(good) - 1, good[codes]
+    return Said(rows[kept], numbers[codes[kept]], [said for said in sayings if said])
+
+
+def _find_questions(octets: NDArray[np.uint8], starts: Numbers, ends: Numbers) -> tuple[Numbers, Numbers]:
+    """Step from label to label of all messages at once, to where each one's question ends.
+
+    Shape: where messages begin and end; out, the numbers of those that hold a whole question, and
+    for every message where its name's type ends. A name stands first in its message, so there is
+    nothing that it could be compressed against.
+    """
+    stops, at = np.zeros(len(starts), np.int64), starts + _QUESTION_AT
+    asked = (octets[starts + 4] | octets[starts + 5]) != 0
+    left = np.flatnonzero(asked)
+    while left.size:
+        left = left[at[left] < ends[left]]
+        size = octets[at[left]].astype(np.int64)
+        ended = left[size == 0]
+        stops[ended] = at[ended] + 3
+        left, size = left[size > 0], size[size > 0]
+        at[left] += 1 + size
+        left = left[(size <= _LONGEST_LABEL) & (at[left] - starts[left] <= _QUESTION_AT + _LONGEST_NAME)]
+    # Behind the type, the question has two more bytes.
+    return np.flatnonzero((stops > 0) & (stops + 2 <= ends)), stops
+
+
+def _decode_question(question: bytes) -> Found | None:
+    """Decode a name's labels and its type; None where a label is no text."""
+    labels, at = [], 0
+    while size := question[at]:
+        labels.append(question[at + 1 : at + 1 + size])
+        at += 1 + size
+    try:
+        name = b".".join(labels).decode() or "."
+    except UnicodeDecodeError:
+        return None
+    return {"dns_query": name, "dns_type": int.from_bytes(question[at + 1 :], "big")}
 
 
 # -- one payload --------------------------------------------------------------------------------
-
-
-def _decode_dns(payload: bytes) -> Found | None:
-    """Read the first question; the records behind it are not looked at.
-
-    Its name stands first in the message, so there is nothing that it could be compressed against.
-    """
-    if payload[4:6] == b"\0\0":
-        return None
-    labels, at = [], 12
-    while size := payload[at]:
-        labels.append(payload[at + 1 : at + 1 + size])
-        at += 1 + size
-        if size > _LONGEST_LABEL or at > 12 + _LONGEST_NAME:
-            return None
-    kind = payload[at + 1 : at + 3]
-    name = b".".join(labels).decode() or "."
-    return {"dns_query": name, "dns_type": int.from_bytes(kind, "big")} if len(payload) >= at + 5 else None
-
-
-def _decode_dns_stream(payload: bytes) -> Found | None:
-    return _decode_dns(payload[2:])
 
 
 def _decode_dhcp(payload: bytes) -> Found | None:
@@ -214,19 +283,21 @@ def _decode_http(payload: bytes) -> Found | None:
 
 def _choose_tunnels(view: _View) -> list[tuple[str, Numbers, Numbers, int]]:
     """Give, for each kind of tunnel: its name, the packets, where the inner ones begin, their link type."""
+    l4, payload = (view.columns[name].astype(np.int64) for name in ("l4_offset", "payload_offset"))
     chosen = []
     for name, protocol, version in (("ipip", 4, 4), ("6in4", 41, 4), ("ip6", 4, 6), ("ip6", 41, 6)):
-        rows = np.flatnonzero((view.protocol == protocol) & (view.version == version))
-        chosen.append((name, rows, view.l4_offset[rows], _RAW))
-    gre = np.flatnonzero((view.protocol == GRE) & (view.payload_bytes > 0))
-    kinds = view.words(gre, view.l4_offset[gre] + 2, ">u2")
+        rows = np.flatnonzero((view.protocol == protocol) & (view.columns["ip_version"] == version))
+        chosen.append((name, rows, l4[rows], _RAW))
+    gre = view.rows_of(GRE, 1)
+    kinds = view.words(gre, l4[gre] + 2, ">u2")
     for numbers, link_type in (((IPV4, IPV6), _RAW), ((_BRIDGED,), _ETHERNET)):
         rows = gre[np.isin(kinds, numbers)]
-        chosen.append(("gre", rows, view.payload_offset[rows], link_type))
-    vxlan = np.flatnonzero((view.protocol == UDP) & (view.dst_port == _VXLAN_PORT) & (view.payload_bytes >= 8))
-    is_valid = view.words(vxlan, view.payload_offset[vxlan], "u1") & 0x08 == 0x08
+        chosen.append(("gre", rows, payload[rows], link_type))
+    vxlan = view.rows_of(UDP, 8)
+    vxlan = vxlan[view.columns["dst_port"][vxlan] == _VXLAN_PORT]
+    is_valid = view.words(vxlan, payload[vxlan], "u1") & 0x08 == 0x08
     vxlan = vxlan[is_valid]
-    chosen.append(("vxlan", vxlan, view.payload_offset[vxlan] + 8, _ETHERNET))
+    chosen.append(("vxlan", vxlan, payload[vxlan] + 8, _ETHERNET))
     return chosen
 
 

@@ -169,8 +169,19 @@ def _read_spans(
 
 
 def fields_to_frame(columns: dict[str, Fields], valid: dict[str, Mask]) -> pl.DataFrame:
-    """Turn what `read_fields` gave into what `read_layers` gives; the numbers are not copied."""
-    return pl.DataFrame({name: _series(columns[name], valid[group]) for name, (_, group) in _COLUMNS.items()})
+    """Turn what `read_fields` gave, or some columns of it, into what `read_layers` gives; without a copy."""
+    return pl.DataFrame({name: _series(column, valid[group_of(name)]) for name, column in columns.items()})
+
+
+def frame_to_fields(layers: pl.DataFrame) -> tuple[dict[str, Fields], dict[str, Mask]]:
+    """Turn what `read_layers` gave into what `read_fields` gives; nulls are 0."""
+    columns = {one.name: one.fill_null(False if one.dtype == pl.Boolean else 0).to_numpy() for one in layers}
+    return columns, {group_of(one.name): one.is_not_null().to_numpy() for one in layers}
+
+
+def group_of(name: str) -> str:
+    """Give the group of columns together with which a column of `read_fields` is null."""
+    return _COLUMNS[name][1]
 
 
 def _with_slack(octets: NDArray[np.uint8], starts: Ints, ends: Ints) -> tuple[NDArray[np.uint8], Ints, Ints]:
