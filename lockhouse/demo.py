@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SEED = 20261121
 EVENTS = 20_000
+PACKETS = 5_000
+DEVICE = "router-1"
 TENANT = "default"
 
 
@@ -28,7 +30,7 @@ TENANT = "default"
 @json_option
 @click.pass_obj
 def demo_command(home: Path | None, as_json: bool) -> None:
-    """Send synthetic logins through everything: sealed, masked, into the marts, checked, scanned.
+    """Send synthetic logins and packets through everything: sealed, masked, into the marts, checked, scanned.
 
     The data are made from the contracts and a seed, bad records and canaries among them. A second demo
     changes nothing.
@@ -51,15 +53,19 @@ def run_demo(home: Path | None, *, quiet: bool) -> dict[str, Any]:
     prepare_home(home)
     caller = caller_of(home, TENANT)
     platform = caller.platform
-    with working("Making synthetic logins", not quiet):
+    with working("Making synthetic logins and packets", not quiet):
         platform.landing.recover()
         batches = [*platform.landing.open_batches("logins"), *_land(caller)]
-    with working("Sealing, masking, building the marts, checking", not quiet):
-        report = materialise(platform, "logins", batches)
+        captures = [*platform.landing.open_batches("captures"), *_land_capture(caller)]
+    with working("Logins: sealing, masking, building the marts, checking", not quiet):
+        checks = materialise(platform, "logins", batches).checks
+    with working("Captures: sealing, masking, building the marts, checking", not quiet):
+        checks |= materialise(platform, "captures", captures).checks
     planted = canaries(caller)
     with working(f"Looking for {len(planted)} planted canaries in every file", not quiet):
         leaks = scan_leaks(caller, planted)
     counts = platform.ledger.counts([batch.id for batch in batches])
+    packets = platform.ledger.counts([batch.id for batch in captures])
     return {
         "home": str(platform.home.root),
         "events": counts.rows,
@@ -67,8 +73,11 @@ def run_demo(home: Path | None, *, quiet: bool) -> dict[str, Any]:
         "quarantined": counts.quarantined,
         "duplicates": counts.duplicates,
         "unknown": counts.unknown,
+        "packets": packets.rows,
+        "packets_accepted": packets.accepted,
+        "captured_until": _demo_time(platform).isoformat(),
         "tables": {one["table"]: one["rows"] for one in list_tables(caller)},
-        "checks": report.checks,
+        "checks": checks,
         "canaries": len(planted),
         "files_scanned": leaks.files,
         "leaks": len(leaks.hits),
@@ -90,6 +99,15 @@ def _land(caller: Caller) -> list[Batch]:
         for name, content in files.items()
         for batch in platform.landing.land("logins", TENANT, name, content)
     ]
+
+
+def _land_capture(caller: Caller) -> list[Batch]:
+    """Land an hour of packets, with canaries in payloads and names, and the device's."""
+    from transforms.capture.synthetic import synthetic_capture
+
+    until = _demo_time(caller.platform)
+    content = synthetic_capture(SEED, PACKETS, until, _canaries(caller))
+    return caller.platform.landing.land("captures", TENANT, "hour.pcap", content, DEVICE)
 
 
 def _demo_time(platform: Platform) -> datetime:
@@ -167,6 +185,8 @@ def _tell(result: dict[str, Any], home: Path | None) -> None:
         )
     else:
         note(f"All {result['events']:,} synthetic records had come before: nothing changed")
+    if result["packets_accepted"]:
+        note(f"{result['packets_accepted']:,} packets of {DEVICE} came in as a capture file")
     show_table(["table", "rows"], result["tables"].items(), right=["rows"])
     note(
         f"Checks: {passed} of {len(result['checks'])} passed"
@@ -180,4 +200,11 @@ def _tell(result: dict[str, Any], home: Path | None) -> None:
     prefix = f"{program()} --home {home}" if home else program()
     note("Next:")
     note(f'  {prefix} sql "select device_type, sum(logins) as logins from curated.daily_logins group by all"')  # noqa: S608
+    until = datetime.fromisoformat(result["captured_until"])
+    since = until - timedelta(minutes=5)
+    note(f"  {prefix} capture get --device {DEVICE} --from {_stamp(since)} --to {_stamp(until)} --info")
     note(f"  {prefix} up")
+
+
+def _stamp(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -151,9 +151,15 @@ class Landing:
             for group in _grouped(paths)
         ]
 
-    def land(self, source: str, tenant: str, name: str, content: bytes) -> list[Batch]:
+    def land(
+        self, source: str, tenant: str, name: str, content: bytes, device: str | None = None
+    ) -> list[Batch]:
         """Land content of our own making as a batch of one file."""
-        return [self._fill(source, tenant, "copied", [name], lambda part: (part / "0").write_bytes(content))]
+
+        def write(part: Path) -> None:
+            (part / "0").write_bytes(content)
+
+        return [self._fill(source, tenant, "copied", [name], write, (device,) if device else ())]
 
     def open_batches(self, source: str | None = None) -> list[Batch]:
         """Give the claimed batches, oldest first."""
