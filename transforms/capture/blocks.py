@@ -14,9 +14,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from transforms.capture.packets import HEADER_BYTES, NS, Interface, Packets
+from transforms.capture.packets import NS, Interface, Packets
 from transforms.capture.pcap import walk_normal
-from transforms.capture.spans import gather_spans
+from transforms.capture.spans import gather_spans, write_headers
 
 Ints: TypeAlias = "NDArray[np.int64]"
 
@@ -143,8 +143,8 @@ def in_unit(packets: Packets, unit_ns: int) -> Packets:
     fractions = headers["fraction"].astype(np.int64) * packets.interface.unit_ns
     headers["seconds"] += (fractions // NS).astype(np.uint32)
     headers["fraction"] = fractions % NS
-    places = np.ndarray((len(records) - HEADER_BYTES + 1,), f"V{HEADER_BYTES}", records, strides=(1,))
-    places[packets.starts[:-1]] = headers.view(f"V{HEADER_BYTES}")
+    if len(packets):
+        write_headers(records, packets.starts[:-1], headers)
     old = packets.interface
     interface = Interface(old.number, old.link_type, old.snaplen, unit_ns)
     return Packets(interface, records, packets.starts, packets.era)
