@@ -10,6 +10,7 @@ README says and corelight/pycommunityid has them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -19,12 +20,16 @@ import pybase64
 from numpy.typing import NDArray
 
 from transforms.capture.layers import ICMP, ICMPV6, SCTP, TCP, UDP, distinct_addresses
+from transforms.capture.links import Fields, Mask
 from transforms.errors import UsageError
 
 Numbers: TypeAlias = "NDArray[np.int64]"
 
 _ICMP_PAIRS = ((0, 8), (9, 10), (13, 14), (15, 16), (17, 18))
 _ICMPV6_PAIRS = ((128, 129), (130, 131), (133, 134), (135, 136), (139, 140), (144, 145))
+_MAPPED = np.uint64(0xFFFF)  # above the 32 bits of an IPv4 address
+_WITH_PORTS, _WITH_ICMP = 1 << 32, 2 << 32
+_WIDE = ("src_ip_high", "src_ip_low", "dst_ip_high", "dst_ip_low")
 # Where the message is one way, or its partner is not known, its own code takes the port's place.
 _NO_PARTNER = -1
 
@@ -77,6 +82,57 @@ def distinct_flows(layers: pl.DataFrame, seed: int = 0) -> tuple[pl.Series, pl.S
         return whole, pl.Series("community_id", [], dtype=pl.String)
     codes, ids = _name_flows(layers[rows], seed)
     return whole.scatter(rows, codes), ids
+
+
+def number_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> tuple[Numbers, Numbers]:
+    """Give packets that agree in addresses, protocol and ports, or type and code, one number.
+
+    There are far fewer directions of flows than packets, so that a caller works on those only.
+
+    Shape: what `read_fields` gives (`src_ip_high` and `dst_ip_high` may be left out where all are 0) in;
+    a number for each packet, and by number the first packet that has it.
+    """
+    pairs, count = _number_pairs(columns, valid)
+    # Bits, from the lowest: ports or type and code 32, whether they are there 2, protocol 9, version 3.
+    rest = (columns["src_port"].astype(np.int64) << 16) | columns["dst_port"] | _WITH_PORTS
+    rest = np.where(valid["ports"], rest, 0)
+    if valid["icmp"].any():
+        icmp = (columns["icmp_type"].astype(np.int64) << 16) | columns["icmp_code"] | _WITH_ICMP
+        rest = np.where(valid["icmp"], icmp, rest)
+    protocol = np.where(valid["protocol"], columns["protocol"].astype(np.int64), 0x100)
+    rest |= protocol << 34
+    rest |= np.where(valid["ip"], columns["ip_version"].astype(np.int64), 0) << 43
+    shift = 46
+    if count >> (63 - shift):
+        rest, shift = _number(rest)[0], 32
+    codes, distinct = _number((pairs << shift) | rest)
+    firsts = np.empty(len(distinct), np.int64)
+    # Of several values for one place the last one stays: from behind, that is the first packet.
+    firsts[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return codes, firsts
+
+
+def _number_pairs(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> tuple[Numbers, int]:
+    """Give packets of the same two addresses one number; gives how many there are as well."""
+    src, dst = columns["src_ip_low"], columns["dst_ip_low"]
+    # All their bits and their common bits are those only where both have exactly those.
+    is_narrow = ((src & dst) >> np.uint64(32) == _MAPPED) & ((src | dst) >> np.uint64(32) == _MAPPED)
+    for name in ("src_ip_high", "dst_ip_high"):
+        if name in columns:
+            is_narrow &= columns[name] == 0
+    pairs = np.where(is_narrow & valid["ip"], (src << np.uint64(32)) | (dst & np.uint64(0xFFFF_FFFF)), 0)
+    codes, distinct = _number(pairs.view(np.int64))
+    count = len(distinct)
+    wide = np.flatnonzero(~is_narrow & valid["ip"])
+    if wide.size:
+        words = [columns[name][wide] for name in _WIDE if name in columns]
+        octets = np.ascontiguousarray(np.stack(words, axis=1))
+        kind = pa.binary(8 * len(words))
+        encoded: Any = pa.Array.from_buffers(kind, len(wide), [None, pa.py_buffer(octets.reshape(-1).data)])
+        encoded = encoded.dictionary_encode()
+        codes[wide] = encoded.indices.to_numpy(zero_copy_only=False) + count
+        count += len(encoded.dictionary)
+    return codes, count
 
 
 def _name_flows(flows: pl.DataFrame, seed: int) -> tuple[pl.Series, pl.Series]:

@@ -9,18 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from transforms.capture.blocks import Block, join_packets
-from transforms.capture.community import distinct_flows
-from transforms.capture.decoding import decode_packets
-from transforms.capture.layers import distinct_addresses, format_ips, format_macs, read_layers
-from transforms.capture.packets import Packets
+from transforms.capture.blocks import Block, join_packets, slice_packets
+from transforms.capture.community import distinct_flows, number_directions
+from transforms.capture.decoding import Said, decode_names
+from transforms.capture.layers import (
+    CHUNK_PACKETS,
+    distinct_addresses,
+    fields_to_frame,
+    format_ips,
+    format_macs,
+    group_of,
+    read_fields,
+)
+from transforms.capture.links import Fields, Mask
+from transforms.capture.packets import Interface, Packets
 from transforms.capture.prefixes import encrypt_prefixes
 from transforms.pii.siv import SivKey, encrypt_column
 
@@ -42,6 +51,24 @@ _NUMBERS = {
 }
 # Few enough to stay near the processor.
 _JOINED_BYTES = 8 << 20
+_CUT_PACKETS = 2 * CHUNK_PACKETS
+_HALVES = ("src_ip_high", "dst_ip_high")
+_OF_FLOWS = (
+    "ip_version",
+    "src_ip_high",
+    "src_ip_low",
+    "dst_ip_high",
+    "dst_ip_low",
+    "protocol",
+    "src_port",
+    "dst_port",
+    "icmp_type",
+    "icmp_code",
+)
+_KEPT = (*dict.fromkeys((*_OF_FLOWS, *_NUMBERS, "src_mac", "dst_mac", "is_fragment")),)
+# Once they are read, numbers have the type that they have in the table.
+_KINDS = dict.fromkeys(_NUMBERS, np.int32)
+_NONE = Packets(Interface(0, 1, 0, 1000), np.empty(0, np.uint8), np.zeros(1, np.int64))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -62,74 +89,124 @@ def hour_text(hour: int) -> str:
     return f"{_EPOCH + timedelta(hours=hour):%Y-%m-%dT%H}"
 
 
-def read_headers(parts: Sequence[Packets]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Read the headers of all packets, and the names that some tell in the clear.
+@dataclass(frozen=True)
+class Headers:
+    """What is in the headers of packets, and the names that some tell in the clear.
 
-    Shape: what `read_layers` gives, a row for each packet in order; of `decode_packets` the column `row`
-    (the packet's number among all) and `NAMES`.
+    Shape: `columns` and `valid` as `read_fields` gives them, for all packets in order, without offsets;
+    the halves of addresses that are all 0 are left out. `names` has for each of `NAMES` the distinct
+    ones, and each packet's number among them, -1 where it tells none.
     """
-    layers, names, first = [], [], 0
+
+    columns: dict[str, Fields]
+    valid: dict[str, Mask]
+    names: dict[str, tuple[NDArray[np.int32], list[str]]]
+
+
+def read_headers(parts: Sequence[Packets]) -> Headers:
+    """Read the headers of all packets, and the names that some tell in the clear."""
+    rows = sum(map(len, parts))
+    columns: dict[str, Fields] = {}
+    valid: dict[str, Mask] = {}
+    names: dict[str, _Names] = {name: _Names(rows) for name in NAMES}
+    first = 0
     for packets in _joined(parts):
-        layers.append(read_layers(packets))
-        found = decode_packets(packets, layers[-1]).select("row", *NAMES)
-        names.append(found.with_columns(pl.col("row").cast(pl.Int64) + first))
+        fields, known = read_fields(packets)
+        cut = slice(first, first + len(packets))
+        for name in _KEPT:
+            if name not in columns and name in _HALVES and not fields[name].any():
+                continue
+            column = columns.setdefault(name, np.zeros(rows, _KINDS.get(name, fields[name].dtype)))
+            column[cut] = fields[name]
+        for group, mask in known.items():
+            valid.setdefault(group, np.zeros(rows, bool))[cut] = mask
+        for said in decode_names(packets, fields, known):
+            for name in NAMES:
+                names[name].add(said, name, first)
         first += len(packets)
-    return pl.concat(layers, rechunk=True), pl.concat(names)
+    found = {name: (one.codes, list(one.numbers)) for name, one in names.items()}
+    if not columns:
+        columns, valid = read_fields(_NONE)
+    return Headers(columns, valid, found)
+
+
+class _Names:
+    """The names of one kind that packets tell, each with its number."""
+
+    def __init__(self, rows: int) -> None:
+        self.codes = np.full(rows, -1, np.int32)
+        self.numbers: dict[str, int] = {}
+
+    def add(self, said: Said, name: str, first: int) -> None:
+        """Note who tells which name; the first packet has the number `first`."""
+        numbers = self.numbers
+        told = [one.get(name) for one in said.sayings]
+        own = [-1 if text is None else numbers.setdefault(text, len(numbers)) for text in told]
+        if max(own, default=-1) >= 0:
+            self.codes[said.rows + first] = np.array(own, np.int32)[said.codes]
 
 
 def _joined(parts: Sequence[Packets]) -> Iterator[Packets]:
-    """Put small neighbours of one link type together: a frame costs the same for few packets as for many."""
+    """Put small neighbours of one link type together, and cut large ones.
+
+    A frame costs the same for few packets as for many, until it does not fit near the processor.
+    """
     gathered: list[Packets] = []
     for packets in parts:
         size = sum(len(one.records) for one in gathered) + len(packets.records)
         is_same = not gathered or gathered[0].interface.link_type == packets.interface.link_type
         if gathered and (size > _JOINED_BYTES or not is_same):
-            yield join_packets(gathered)
+            yield from _cut(join_packets(gathered))
             gathered = []
         gathered.append(packets)
     if gathered:
-        yield join_packets(gathered)
+        yield from _cut(join_packets(gathered))
+
+
+def _cut(packets: Packets) -> Iterator[Packets]:
+    for first in range(0, len(packets), _CUT_PACKETS):
+        yield slice_packets(packets, first, min(first + _CUT_PACKETS, len(packets)))
 
 
 def mask_packets(
     blocks: Sequence[Block],
     block_ids: Sequence[str],
     device_tokens: Sequence[str],
-    layers: pl.DataFrame,
-    names: pl.DataFrame,
+    headers: Headers,
     keys: PacketKeys,
 ) -> pa.Table:
     """Make the rows of blocks.
 
-    Shape: an id and the device's token for each block; `layers` has a row for each packet of the
-    blocks, in their order; `names` the few packets in which names were found (`row` and `NAMES`). The
-    result has a row for each packet, with all columns of the table but those that are the same for the
-    whole batch.
+    Shape: an id and the device's token for each block; `headers` are of the packets of the blocks, in
+    their order. The result has a row for each packet, with all columns of the table but those that
+    are the same for the whole batch.
     """
     counts = [len(block.packets) for block in blocks]
     of_block = np.repeat(np.arange(len(blocks), dtype=np.int32), counts)
-    ts = np.concatenate([block.packets.ts_ns for block in blocks])
-    headers = np.concatenate([block.packets.headers for block in blocks])
-    offsets = np.concatenate([block.packets.starts[:-1] for block in blocks])
+    records = np.concatenate([block.packets.headers for block in blocks])
+    offsets = np.concatenate([block.packets.starts[:-1].astype(np.int32) for block in blocks])
     hours = np.array([block.hour for block in blocks], np.int64)
     link_types = np.array([block.packets.interface.link_type & 0xFFFF for block in blocks], np.int32)
+    devices = {token: number for number, token in enumerate(dict.fromkeys(device_tokens))}
+    of_device = np.array([devices[token] for token in device_tokens], np.int32)
     columns: dict[str, Column] = {
         "block_id": _spread(of_block, pa.array(block_ids, pa.large_string())),
-        "device_token": _spread(of_block, pa.array(device_tokens, pa.large_string())),
-        "record_offset": pa.array(offsets.astype(np.int32)),
+        "device_token": _spread(of_device[of_block], pa.array(devices, pa.large_string())),
+        "record_offset": pa.array(offsets),
         "packet_hour": pa.array([hour_text(block.hour) for block in blocks], pa.large_string()).take(of_block),
-        "occurred_at": _moments(ts // 1000),
+        "occurred_at": _moments(np.concatenate([block.packets.ts_ns // 1000 for block in blocks])),
         "event_hour": _moments((hours * 3_600_000_000)[of_block]),
         "link_type": pa.array(link_types[of_block]),
-        "captured_bytes": pa.array(headers["captured"].astype(np.int32)),
-        "original_bytes": pa.array(headers["original"].astype(np.int64)),
-        "is_fragment": layers["is_fragment"].to_arrow(),
+        "captured_bytes": pa.array(records["captured"].astype(np.int32)),
+        "original_bytes": pa.array(records["original"].astype(np.int64)),
+        "is_fragment": pa.array(headers.columns["is_fragment"], mask=~headers.valid["ip"]),
     }
     for name, column in _NUMBERS.items():
-        columns[column] = layers[name].cast(pl.Int32).to_arrow()
-    columns |= _addresses(layers, keys)
-    columns["community_id_token"] = _flows(layers, keys.tokens["flow"])
-    columns |= _names(names, len(ts), keys.tokens["host"])
+        columns[column] = _numbers(headers.columns[name], headers.valid[group_of(name)])
+    columns |= _addresses(headers, keys)
+    for name, (codes, texts) in headers.names.items():
+        tokens = encrypt_column(pl.Series(name, texts, dtype=pl.String), keys.tokens["host"])
+        columns[f"{name}_token"] = _spread(codes, _texts(tokens))
     return pa.table(columns)
 
 
@@ -137,10 +214,16 @@ def _moments(microseconds: NDArray[np.int64]) -> Column:
     return pa.array(microseconds).view(pa.timestamp("us", tz="UTC"))
 
 
-def _spread(codes: NDArray[np.int32] | pl.Series, distinct: Column) -> Column:
-    """Give a column by codes into its distinct values; a null code is a null."""
-    indices: Any = codes.cast(pl.Int32).to_arrow() if isinstance(codes, pl.Series) else pa.array(codes)
-    spread: Column = pa.DictionaryArray.from_arrays(indices, distinct)
+def _numbers(column: Fields, valid: Mask) -> Column:
+    """Give numbers as a column without a copy."""
+    bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little").data)
+    made: Column = pa.Array.from_buffers(pa.int32(), len(column), [bitmap, pa.py_buffer(column.data)])
+    return made
+
+
+def _spread(codes: NDArray[np.int32], distinct: Column) -> Column:
+    """Give a column by codes into its distinct values; a code below 0 is a null."""
+    spread: Column = pa.DictionaryArray.from_arrays(cast("Any", _numbers(codes, codes >= 0)), distinct)
     return spread
 
 
@@ -148,43 +231,39 @@ def _texts(values: pl.Series) -> Column:
     return values.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
-def _addresses(layers: pl.DataFrame, keys: PacketKeys) -> dict[str, Column]:
-    """Mask the addresses, each distinct one once."""
+def _codes(numbers: pl.Series) -> NDArray[np.int32]:
+    """Give numbers with -1 for a null."""
+    return numbers.cast(pl.Int32).fill_null(-1).to_numpy()
+
+
+def _addresses(headers: Headers, keys: PacketKeys) -> dict[str, Column]:
+    """Mask addresses and flows, each distinct one once.
+
+    A flow's Community ID is a token too: a bare one is a digest that can be guessed.
+    """
     columns: dict[str, Column] = {}
-    codes, macs = distinct_addresses(layers, ("src_mac", "dst_mac"))
-    tokens = _texts(encrypt_column(format_macs(macs), keys.tokens["mac"]))
+    macs = {name: headers.columns[name] for name in ("src_mac", "dst_mac")}
+    codes, distinct = distinct_addresses(fields_to_frame(macs, headers.valid), ("src_mac", "dst_mac"))
+    tokens = _texts(encrypt_column(format_macs(distinct), keys.tokens["mac"]))
     for side, code in zip(("src", "dst"), codes, strict=True):
-        columns[f"{side}_mac_token"] = _spread(code, tokens)
-    codes, ips = distinct_addresses(layers, ("src_ip", "dst_ip"))
-    tokens = _texts(encrypt_column(format_ips(ips), keys.tokens["ip"]))
-    prefixes = _texts(format_ips(encrypt_prefixes(ips, keys.prefixes)))
+        columns[f"{side}_mac_token"] = _spread(_codes(code), tokens)
+    directions, firsts = number_directions(headers.columns, headers.valid)
+    named = {name: column[firsts] for name, column in headers.columns.items()}
+    flows = fields_to_frame(
+        {name: named.get(name, np.zeros(len(firsts), np.uint64)) for name in _OF_FLOWS},
+        {group: mask[firsts] for group, mask in headers.valid.items()},
+    )
+    codes, distinct = distinct_addresses(flows, ("src_ip", "dst_ip"))
+    tokens = _texts(encrypt_column(format_ips(distinct), keys.tokens["ip"]))
+    prefixes = _texts(format_ips(encrypt_prefixes(distinct, keys.prefixes)))
     for side, code in zip(("src", "dst"), codes, strict=True):
-        columns[f"{side}_ip_token"] = _spread(code, tokens)
-        columns[f"{side}_ip_prefix"] = _spread(code, prefixes)
-    return columns
-
-
-def _flows(layers: pl.DataFrame, key: SivKey) -> Column:
-    """Give each packet its flow's Community ID as a token: a bare one is a digest that can be guessed."""
-    codes, ids = distinct_flows(layers)
-    return _spread(codes, _texts(encrypt_column(ids, key)))
-
-
-def _names(names: pl.DataFrame, rows: int, key: SivKey) -> dict[str, Column]:
-    """Spread the tokens of the few names over all packets."""
-    columns: dict[str, Column] = {}
-    for name in NAMES:
-        found = names.select("row", name).drop_nulls()
-        distinct = found[name].unique(maintain_order=True)
-        codes = np.full(rows, -1, np.int32)
-        numbered = found.join(
-            pl.DataFrame({name: distinct, "code": pl.Series(range(len(distinct)), dtype=pl.Int32)}),
-            on=name,
-            maintain_order="left",
-        )
-        codes[numbered["row"].to_numpy()] = numbered["code"].to_numpy()
-        spread = pl.Series(codes).to_frame("code").select(pl.when(pl.col("code") >= 0).then(pl.col("code")))
-        columns[f"{name}_token"] = _spread(spread.to_series(), _texts(encrypt_column(distinct, key)))
+        spread = _codes(code)[directions]
+        columns[f"{side}_ip_token"] = _spread(spread, tokens)
+        columns[f"{side}_ip_prefix"] = _spread(spread, prefixes)
+    code, ids = distinct_flows(flows)
+    columns["community_id_token"] = _spread(
+        _codes(code)[directions], _texts(encrypt_column(ids, keys.tokens["flow"]))
+    )
     return columns
 
 
