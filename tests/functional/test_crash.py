@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,28 @@ CHUNK_BYTES = 1 << 16
 # --- The driver: this file as a program
 
 
-def ingest(home: Path, paths: list[Path]) -> None:
+def ingest(home: Path, source: str, paths: list[Path]) -> None:
     """Do what `lockhouse ingest` does, up to the masked tables."""
     from orchestration.resources import Platform
-    from stores.contracts import load_contract
     from stores.settings import load_settings
 
-    platform, contract = Platform(load_settings(home)), load_contract("logins")
+    platform = Platform(load_settings(home))
+    (ingest_captures if source == "captures" else ingest_logins)(platform, paths)
+
+
+def ingest_captures(platform: Any, paths: list[Path]) -> None:
+    platform.landing.recover()
+    left = platform.landing.open_batches("captures")
+    batches = [*left, *platform.landing.copy_in("captures", "default", paths, "dev-1")]
+    for step in (platform.captures.seal_batch, platform.captures.mask_batch, platform.captures.finish_batch):
+        for batch in batches:
+            step(batch.id)
+
+
+def ingest_logins(platform: Any, paths: list[Path]) -> None:
+    from stores.contracts import load_contract
+
+    contract = load_contract("logins")
     platform.landing.recover()
     left = platform.landing.open_batches("logins")
     batches = [*left, *platform.landing.copy_in("logins", "default", paths)]
@@ -64,7 +80,8 @@ def serve() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         start = time.monotonic()
-        children = [forked(Path(job["home"]), [Path(path) for path in paths]) for paths in job["children"]]
+        home, source = Path(job["home"]), job["source"]
+        children = [forked(home, source, [Path(path) for path in paths]) for paths in job["children"]]
         if job["kill_after"] is not None:
             time.sleep(job["kill_after"])
             for child in children:
@@ -73,14 +90,14 @@ def serve() -> None:
         print(json.dumps({"codes": codes, "seconds": time.monotonic() - start}), flush=True)  # noqa: T201
 
 
-def forked(home: Path, paths: list[Path]) -> int:
+def forked(home: Path, source: str, paths: list[Path]) -> int:
     """Fork a child that ingests and ends."""
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        ingest(home, paths)
+        ingest(home, source, paths)
         code = 0
     except BaseException:
         import traceback
@@ -109,7 +126,10 @@ from stores.ledger import State  # noqa: E402
 from stores.quarantine import Quarantine  # noqa: E402
 from stores.settings import load_settings  # noqa: E402
 from stores.specs import quarantine_spec  # noqa: E402
+from transforms.capture.synthetic import synthetic_capture  # noqa: E402
+from transforms.capture.tables import DOMAIN_FORMATS  # noqa: E402
 
+START = datetime(2026, 11, 20, 7, tzinfo=UTC)
 # What depends on when a batch arrived, and on nonces.
 CHANGING = ("received_at", "received_date", "received_hour", "batch_id", "chunk", "unknown_sealed")
 
@@ -126,12 +146,13 @@ class Driver:
             )
 
     def run(
-        self, home: Path, *children: list[Path], kill_after: float | None = None
+        self, home: Path, *children: list[Path], kill_after: float | None = None, source: str = "logins"
     ) -> tuple[list[int], float]:
         """Run children at once; kill them after a while where one is given."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        job = {"home": str(home), "children": [[str(path) for path in one] for one in children]}
+        paths = [[str(path) for path in one] for one in children]
+        job = {"home": str(home), "source": source, "children": paths}
         self.process.stdin.write(json.dumps({**job, "kill_after": kill_after}) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -362,3 +383,73 @@ def test_two_real_commands_at_once_on_overlapping_files(stage: Stage, tmp_path: 
     assert sum(one["quarantined"] for one in results) == BAD
     assert all(all(one["checks"].values()) for one in results)
     check_complete(stage, home)
+
+
+# --- Captures
+
+
+PACKETS = 3_000
+
+
+@dataclass(frozen=True)
+class Captures:
+    """Capture files with a damaged one among them, and what an undisturbed ingest gives back."""
+
+    driver: Driver
+    template: Path
+    files: list[Path]
+    expected: bytes
+    median_s: float
+
+
+def exported(home: Path) -> bytes:
+    """All packets of the device's hour."""
+    platform = tables_of(home)
+    exports, device = platform.capture_exports("default"), platform.devices("default").find("dev-1")
+    with exports.planned(device, START, START + timedelta(hours=1), "pcap") as plan:
+        return b"".join(exports.stream(plan))
+
+
+@pytest.fixture(scope="module")
+def captures(
+    driver: Driver, lockhouse: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Captures:
+    folder = tmp_path_factory.mktemp("captures")
+    template = folder / "template"
+    assert lockhouse("init", home=template).code == 0
+    (template / "settings.toml").write_text(f"chunk_bytes = {CHUNK_BYTES}\n")
+    tables_of(template).keys("default").token_keys(tuple(DOMAIN_FORMATS))
+    files = []
+    for number, seed in enumerate((1, 2, 3)):
+        content = synthetic_capture(seed, PACKETS // 3, START + timedelta(hours=1))
+        files.append(folder / f"{number}.pcap")
+        files[-1].write_bytes(content if number else content + b"torn off")
+    times = []
+    for number in range(3):
+        calm = Path(shutil.copytree(template, folder / f"calm-{number}"))
+        times.append(driver.run(calm, files, source="captures")[1])
+    return Captures(driver, template, files, exported(calm), statistics.median(times))
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_a_kill_at_any_moment_loses_and_doubles_no_packet(captures: Captures, tmp_path: Path, number: int):
+    dice = random.Random(SEED + number)  # noqa: S311 - moments of a test
+    home = Path(shutil.copytree(captures.template, tmp_path / "home"))
+    for _ in range(10):
+        moment = dice.uniform(0, captures.median_s)
+        (code,), _ = captures.driver.run(home, captures.files, kill_after=moment, source="captures")
+        if code == 0 or dice.random() < 0.5:
+            break
+    (code,), _ = captures.driver.run(home, captures.files, source="captures")
+    assert code == 0
+    platform = tables_of(home)
+    assert exported(home) == captures.expected
+    sums = {key: platform.tables.info("default", key).rows for key in ("masked.packets", "raw.capture_files")}
+    assert sums == {"masked.packets": PACKETS, "raw.capture_files": 3}
+    counts = platform.ledger.counts([one["id"] for one in platform.ledger.batches()])
+    assert (counts.accepted, counts.quarantined, counts.balances) == (PACKETS, 1, True)
+    assert platform.tables.info("default", "quarantine.captures").rows == 1
+    hour = platform.ledger.batches()[0]["received_at"]
+    arrived = datetime.fromisoformat(hour).replace(minute=0, second=0, microsecond=0)
+    assert platform.captures.totals(["default"], [], arrived).balances
+    assert [path for path in platform.home.landing.rglob("*") if path.is_file()] == []
