@@ -67,12 +67,12 @@ class FileTally:
 
     def count(self, packets: Packets) -> None:
         """Take packets that were read into account."""
-        ts = packets.ts_ns
+        first, last = int(packets.ts_ns.min()), int(packets.ts_ns.max())
         self.packets += len(packets)
         self.bytes_captured += int(packets.headers["captured"].sum(dtype=np.int64))
         self.interfaces.add(packets.interface.number)
-        self.first_ns = min(int(ts.min()), self.first_ns if self.first_ns is not None else int(ts.min()))
-        self.last_ns = max(int(ts.max()), self.last_ns if self.last_ns is not None else int(ts.max()))
+        self.first_ns = first if self.first_ns is None else min(first, self.first_ns)
+        self.last_ns = last if self.last_ns is None else max(last, self.last_ns)
 
     @property
     def bytes_quarantined(self) -> int:
@@ -127,11 +127,11 @@ class Masker:
             return pa.table({})
         # Packets of one kind together: many small files are looked into as if they were one.
         parts = sorted(parts, key=lambda part: part.packets.interface.link_type)
-        layers, names = read_headers([part.packets for part in parts])
+        headers = read_headers([part.packets for part in parts])
         blocks = [block for part in parts for block in part.blocks]
         ids = [one for part in parts for one in part.block_ids]
         tokens = [part.device_token for part in parts for _ in part.blocks]
-        return with_arrival(mask_packets(blocks, ids, tokens, layers, names, self._keys), self._tenant, arrival)
+        return with_arrival(mask_packets(blocks, ids, tokens, headers, self._keys), self._tenant, arrival)
 
 
 class BatchSealing:
@@ -176,6 +176,9 @@ class BatchSealing:
             for part in read_capture(mapped):
                 if isinstance(part, Packets):
                     self._take(file, part)
+                    if isinstance(mapped, mmap.mmap) and not self._chunk.packets:
+                        # What has been committed stays in the system's cache, and is no more ours.
+                        mapped.madvise(mmap.MADV_DONTNEED)
                 elif isinstance(part, Opening):
                     file.opening = part
                 elif isinstance(part, Side):
@@ -301,6 +304,8 @@ class BatchSealing:
             refused=chunk.refused,
         )
         self._ledger.add_chunk(batch.id, chunk.number, counts)
+        # The envelopes are on disk; the packets' rows take the memory that they had.
+        chunk.blocks.clear()
         self._keep(chunk.number, self._masker.mask(chunk.sealed, self._arrival(chunk)))
         self._chunk = Chunk(chunk.number + 1)
 

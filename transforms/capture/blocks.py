@@ -42,10 +42,18 @@ class Block:
 
 def order_by_hour(packets: Packets) -> Packets:
     """Bring the packets of each hour together, the hours in order; within an hour nothing moves."""
-    hours = packets.ts_ns // HOUR_NS
+    hours = _hours(packets)
     if (hours[1:] >= hours[:-1]).all():
         return packets
     return take_packets(packets, np.argsort(hours, kind="stable"))
+
+
+def _hours(packets: Packets) -> Ints:
+    """Give each packet's hour; one number for all where they share it, as they most often do."""
+    ts = packets.ts_ns
+    if len(ts) and ts.min() // HOUR_NS == ts.max() // HOUR_NS:
+        return np.broadcast_to(ts[:1] // HOUR_NS, len(ts))
+    return np.asarray(ts // HOUR_NS)
 
 
 def cut_blocks(packets: Packets, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
@@ -53,7 +61,7 @@ def cut_blocks(packets: Packets, block_bytes: int = BLOCK_BYTES) -> Iterator[Blo
 
     Every packet is in exactly one block, in the order that they have.
     """
-    hours = packets.ts_ns // HOUR_NS
+    hours = _hours(packets)
     borders = np.flatnonzero(hours[1:] != hours[:-1]) + 1
     for start, stop in _runs(borders, len(packets)):
         begin, end = int(packets.starts[start]), int(packets.starts[stop])
@@ -72,13 +80,14 @@ def describe_block(packets: Packets, hour: int) -> Block:
     """Say of packets of one hour what may be known of them."""
     ts, headers = packets.ts_ns, packets.headers
     captured = headers["captured"].astype(np.int64)
-    minutes = np.bincount((ts - hour * HOUR_NS) // MINUTE_NS, minlength=60)
+    is_sorted = bool((ts[1:] >= ts[:-1]).all())
+    minutes = _count_minutes(ts, hour * HOUR_NS, is_sorted)
     return Block(
         packets,
         hour,
-        ts_min=int(ts.min()),
-        ts_max=int(ts.max()),
-        is_sorted=bool((ts[1:] >= ts[:-1]).all()),
+        ts_min=int(ts[0] if is_sorted else ts.min()),
+        ts_max=int(ts[-1] if is_sorted else ts.max()),
+        is_sorted=is_sorted,
         bytes_captured=int(captured.sum()),
         bytes_original=int(headers["original"].sum(dtype=np.int64)),
         bytes_padded=int((captured + 3 & ~3).sum()),
@@ -86,15 +95,26 @@ def describe_block(packets: Packets, hour: int) -> Block:
     )
 
 
+def _count_minutes(ts: Ints, start_ns: int, is_sorted: bool) -> Ints:
+    if is_sorted:
+        edges = np.searchsorted(ts, start_ns + MINUTE_NS * np.arange(61))
+        return np.diff(edges)
+    return np.bincount((ts - start_ns) // MINUTE_NS, minlength=60)
+
+
 def slice_packets(packets: Packets, first: int, last: int) -> Packets:
     """Give the packets from `first` up to `last`, without a copy."""
     begin, end = int(packets.starts[first]), int(packets.starts[last])
-    return Packets(
+    sliced = Packets(
         packets.interface,
         packets.records[begin:end],
         packets.starts[first : last + 1] - begin,
         packets.era,
     )
+    # What has been gathered for all of them need not be gathered again for some.
+    for name in vars(packets).keys() & {"headers", "ts_ns"}:
+        vars(sliced)[name] = vars(packets)[name][first:last]
+    return sliced
 
 
 def take_packets(packets: Packets, chosen: Ints | NDArray[np.bool_]) -> Packets:

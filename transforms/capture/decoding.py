@@ -138,7 +138,7 @@ class _View:
         if not rows.size:
             return np.empty(0, fields)
         windows = np.ndarray((len(octets) - fields.itemsize + 1,), f"V{fields.itemsize}", octets, strides=(1,))
-        return windows[self.packets.starts[rows] + offsets].view(fields)
+        return np.asarray(windows[self.packets.starts[rows] + offsets].view(fields))
 
 
 def _decode_each(view: _View) -> Iterator[Said]:

@@ -51,7 +51,7 @@ _NUMBERS = {
 }
 # Few enough to stay near the processor.
 _JOINED_BYTES = 8 << 20
-_CUT_PACKETS = 2 * CHUNK_PACKETS
+_CUT_PACKETS = 8 * CHUNK_PACKETS
 _HALVES = ("src_ip_high", "dst_ip_high")
 _OF_FLOWS = (
     "ip_version",
@@ -241,18 +241,9 @@ def _addresses(headers: Headers, keys: PacketKeys) -> dict[str, Column]:
 
     A flow's Community ID is a token too: a bare one is a digest that can be guessed.
     """
-    columns: dict[str, Column] = {}
-    macs = {name: headers.columns[name] for name in ("src_mac", "dst_mac")}
-    codes, distinct = distinct_addresses(fields_to_frame(macs, headers.valid), ("src_mac", "dst_mac"))
-    tokens = _texts(encrypt_column(format_macs(distinct), keys.tokens["mac"]))
-    for side, code in zip(("src", "dst"), codes, strict=True):
-        columns[f"{side}_mac_token"] = _spread(_codes(code), tokens)
     directions, firsts = number_directions(headers.columns, headers.valid)
-    named = {name: column[firsts] for name, column in headers.columns.items()}
-    flows = fields_to_frame(
-        {name: named.get(name, np.zeros(len(firsts), np.uint64)) for name in _OF_FLOWS},
-        {group: mask[firsts] for group, mask in headers.valid.items()},
-    )
+    columns = _hardware_addresses(headers, directions, firsts, keys.tokens["mac"])
+    flows = _taken(headers, _OF_FLOWS, firsts)
     codes, distinct = distinct_addresses(flows, ("src_ip", "dst_ip"))
     tokens = _texts(encrypt_column(format_ips(distinct), keys.tokens["ip"]))
     prefixes = _texts(format_ips(encrypt_prefixes(distinct, keys.prefixes)))
@@ -261,10 +252,35 @@ def _addresses(headers: Headers, keys: PacketKeys) -> dict[str, Column]:
         columns[f"{side}_ip_token"] = _spread(spread, tokens)
         columns[f"{side}_ip_prefix"] = _spread(spread, prefixes)
     code, ids = distinct_flows(flows)
-    columns["community_id_token"] = _spread(
-        _codes(code)[directions], _texts(encrypt_column(ids, keys.tokens["flow"]))
-    )
+    tokens = _texts(encrypt_column(ids, keys.tokens["flow"]))
+    columns["community_id_token"] = _spread(_codes(code)[directions], tokens)
     return columns
+
+
+def _hardware_addresses(
+    headers: Headers, directions: NDArray[np.int64], firsts: NDArray[np.int64], key: SivKey
+) -> dict[str, Column]:
+    """Mask hardware addresses; most often those of a direction's first packet are those of all."""
+    names = ("src_mac", "dst_mac")
+    is_same = all(
+        (column[firsts][directions] == column).all()
+        for column in (*(headers.columns[name] for name in names), *(headers.valid[name] for name in names))
+    )
+    layers = _taken(headers, names, firsts if is_same else slice(None))
+    codes, distinct = distinct_addresses(layers, names)
+    tokens = _texts(encrypt_column(format_macs(distinct), key))
+    spread = [_codes(code)[directions] if is_same else _codes(code) for code in codes]
+    return {f"{name}_token": _spread(code, tokens) for name, code in zip(names, spread, strict=True)}
+
+
+def _taken(headers: Headers, names: Sequence[str], rows: NDArray[np.int64] | slice) -> pl.DataFrame:
+    """Give some columns of some packets as a frame; halves that were left out are 0."""
+    count = len(headers.valid["ip"][rows])
+    columns = {
+        name: headers.columns[name][rows] if name in headers.columns else np.zeros(count, np.uint64)
+        for name in names
+    }
+    return fields_to_frame(columns, {group: mask[rows] for group, mask in headers.valid.items()})
 
 
 def constant(value: object, kind: pa.DataType, rows: int) -> Column:
