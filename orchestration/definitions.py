@@ -34,6 +34,7 @@ STORES = (
     "audit",
     "access",
     "maintenance",
+    "capture_upkeep",
 )
 
 defs = dg.Definitions(

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from assets.batches import scrubbed
+from stores.capture_upkeep import CaptureUpkeep
 from stores.contracts import load_contracts
-from stores.maintenance import Maintenance
+from stores.maintenance import Maintenance, Upkeep
 
 INGEST_LOGINS = dg.define_asset_job(
     "ingest_logins",
@@ -45,15 +46,29 @@ def batches_config(source: str, batches: list[str]) -> dict[str, object]:
     return {"ops": {step: {"config": {"batches": batches}} for step in STEPS[source]}}
 
 
-@dg.op(description="Orders closed days, deletes what is past its retention, removes debris of crashed writes.")
-def keep_up(context: dg.OpExecutionContext, maintenance: dg.ResourceParam[Maintenance]) -> None:
+@dg.op(description="Orders what is closed, deletes what is past its retention, removes debris.")
+def keep_up(
+    context: dg.OpExecutionContext,
+    maintenance: dg.ResourceParam[Maintenance],
+    capture_upkeep: dg.ResourceParam[CaptureUpkeep],
+) -> None:
     """Do the upkeep of every source."""
     with scrubbed():
+        today = datetime.now(UTC).date()
         for contract in load_contracts().values():
-            for done in maintenance.keep_up(contract, datetime.now(UTC).date()):
-                context.log.info(
-                    "%s: %d days ordered, %d files removed", done.table, done.days_ordered, done.files_removed
-                )
+            _log_upkeep(context, maintenance.keep_up(contract, today))
+        _log_upkeep(context, capture_upkeep.keep_up())
+
+
+def _log_upkeep(context: dg.OpExecutionContext, tables: list[Upkeep]) -> None:
+    for done in tables:
+        context.log.info(
+            "%s: %d partitions ordered, %s expired, %d files removed",
+            done.table,
+            done.partitions_ordered,
+            "some rows" if done.rows_expired else "nothing",
+            done.files_removed,
+        )
 
 
 @dg.job(description="The lake's nightly upkeep.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from stores.access import Access
 from stores.audit import AuditTrail
 from stores.capture_exports import CaptureExports
+from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
 from stores.database import Database
 from stores.devices import Devices
@@ -132,6 +133,15 @@ class Platform:
     def maintenance(self) -> Maintenance:
         """The upkeep of the lake."""
         return Maintenance(self.home, self.provider, self.tables, self.settings.duplicate_window_days)
+
+    @cached_property
+    def capture_upkeep(self) -> CaptureUpkeep:
+        """The upkeep of captures."""
+        chosen = self.settings
+        limits = CaptureLimits(
+            chosen.capture_retention_days, chosen.packet_retention_days, chosen.capture_limit_bytes
+        )
+        return CaptureUpkeep(self.home, self.tables, self.kept_exports, limits, now)
 
     @cached_property
     def marts(self) -> Marts:

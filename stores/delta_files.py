@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -51,7 +52,7 @@ def commit_rows(
     upkeep: PostCommitHookProperties,
 ) -> None:
     """Make written files part of the table, together."""
-    _commit(table, spec, written, properties, upkeep)
+    commit_actions(table, spec, written, properties, upkeep)
 
 
 def merge_files(
@@ -76,7 +77,7 @@ def merge_files(
             texts = _partition_texts(dict(zip(spec.partition_by, values, strict=True)))
             actions += _merged(folder, spec, chosen, texts, merged_at_ms)
     if actions:
-        _commit(table, spec, actions, properties, upkeep)
+        commit_actions(table, spec, actions, properties, upkeep)
 
 
 def _merged(
@@ -92,13 +93,14 @@ def _merged(
         yield RemoveAction(path, False, merged_at_ms, size, dict(texts))
 
 
-def _commit(
+def commit_actions(
     table: DeltaTable,
     spec: TableSpec,
     actions: Sequence[AddAction | RemoveAction],
     properties: CommitProperties,
     upkeep: PostCommitHookProperties,
 ) -> None:
+    """Commit files that come and files that go, together."""
     table.create_write_transaction(
         list(actions),
         mode="append",
@@ -134,30 +136,57 @@ def _with_own_dictionaries(rows: pa.Table) -> pa.Table:
 def _written(
     folder: Path, spec: TableSpec, rows: pa.Table, texts: Mapping[str, str], *, adds_rows: bool
 ) -> AddAction:
+    prefix = "part" if adds_rows else "merged"
+    return write_parts(folder, spec, [rows], texts, prefix, adds_rows=adds_rows)
+
+
+def write_parts(
+    folder: Path,
+    spec: TableSpec,
+    parts: Iterable[pa.Table],
+    texts: Mapping[str, str],
+    prefix: str,
+    *,
+    adds_rows: bool,
+) -> AddAction:
+    """Write one file of a partition, `<prefix>-<uuid>.parquet`, from rows that come in parts.
+
+    No row group holds rows of two parts, and one part at a time is held: at least one must come.
+    `adds_rows` is False where the rows are in the table already.
+    """
     from deltalake.transaction import AddAction
 
     place = "/".join(f"{name}={quote(text, safe=' ')}" for name, text in texts.items())
-    path = folder / place / f"{'part' if adds_rows else 'merged'}-{uuid.uuid4()}.parquet"
+    path = folder / place / f"{prefix}-{uuid.uuid4()}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {*spec.unique, *spec.rising}
-    pq.write_table(
-        rows,
-        path,
-        compression="zstd" if spec.compression == "ZSTD" else "none",
-        compression_level=1 if spec.compression == "ZSTD" else None,
-        use_dictionary=[name for name in rows.schema.names if name not in plain],  # type: ignore[arg-type]
-        column_encoding=dict.fromkeys(spec.rising, "DELTA_BINARY_PACKED") or None,
-        row_group_size=spec.row_group_rows,
-        # Some thousand tokens to a column; past the limit each row would hold its own in full.
-        dictionary_pagesize_limit=_DICTIONARY_BYTES,
-        # A file's own statistics would show tokens that the log does not.
-        write_statistics=[name for name in spec.statistics if name in rows.schema.names],
-        store_schema=False,
-    )
+    coming = iter(parts)
+    first = next(coming)
+    known = [name for name in spec.statistics if name in first.schema.names]
+    written, row_count = [], 0
+    with pq.ParquetWriter(path, first.schema, **_writing_options(spec, first.schema.names)) as writer:
+        for rows in chain([first], coming):
+            writer.write_table(rows, row_group_size=spec.row_group_rows)
+            written.append(rows.select(known))
+            row_count += rows.num_rows
     found = path.stat()
-    stats = json.dumps(_statistics(spec, rows), separators=(",", ":"))
+    stats = json.dumps(_statistics(spec, pa.concat_tables(written), row_count), separators=(",", ":"))
     relative = quote(str(path.relative_to(folder)), safe="/=")
     return AddAction(relative, found.st_size, dict(texts), int(found.st_mtime * 1000), adds_rows, stats)
+
+
+def _writing_options(spec: TableSpec, names: Sequence[str]) -> dict[str, Any]:
+    plain = {*spec.unique, *spec.rising}
+    return {
+        "compression": "zstd" if spec.compression == "ZSTD" else "none",
+        "compression_level": 1 if spec.compression == "ZSTD" else None,
+        "use_dictionary": [name for name in names if name not in plain],
+        "column_encoding": dict.fromkeys(spec.rising, "DELTA_BINARY_PACKED") or None,
+        # Some thousand tokens to a column; past the limit each row would hold its own in full.
+        "dictionary_pagesize_limit": _DICTIONARY_BYTES,
+        # A file's own statistics would show tokens that the log does not.
+        "write_statistics": [name for name in spec.statistics if name in names],
+        "store_schema": False,
+    }
 
 
 def _partition_texts(values: Mapping[str, Any]) -> dict[str, str]:
@@ -171,9 +200,9 @@ def _partition_text(value: date | bool | str) -> str:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
-def _statistics(spec: TableSpec, rows: pa.Table) -> dict[str, Any]:
+def _statistics(spec: TableSpec, rows: pa.Table, row_count: int) -> dict[str, Any]:
     """Give the smallest and largest values of the columns that may be known."""
-    found: dict[str, Any] = {"numRecords": rows.num_rows, "minValues": {}, "maxValues": {}, "nullCount": {}}
+    found: dict[str, Any] = {"numRecords": row_count, "minValues": {}, "maxValues": {}, "nullCount": {}}
     for name in spec.statistics:
         if name not in rows.schema.names:
             continue

@@ -13,6 +13,7 @@ from stores.keys import TenantKeys
 from stores.seen import SeenEvents
 from stores.subjects import SubjectKeys
 from stores.tables import Tables, writer_properties
+from transforms.capture.tables import QUARANTINE as CAPTURE_QUARANTINE
 from transforms.pii.contracts import Contract
 from transforms.tables import TableSpec, masked_table, quarantine_table, raw_table
 
@@ -31,7 +32,7 @@ class Upkeep:
     """What was done to one table."""
 
     table: str
-    days_ordered: int
+    partitions_ordered: int
     rows_expired: bool
     files_removed: int
 
@@ -53,8 +54,15 @@ class Maintenance:
                 if self._tables.exists(tenant, spec.key):
                     done.append(self._keep_table(tenant, spec, subject, contract, today))
             SeenEvents(self._home.seen(tenant, contract.source), self._window_days).forget(today)
-            SubjectKeys(self._home.keys, keys).forget_days(today - _retention(contract, "quarantine"))
+            SubjectKeys(self._home.keys, keys).forget_days(today - self._longest(tenant, contract))
         return done
+
+    def _longest(self, tenant: str, contract: Contract) -> timedelta:
+        """Give how long a day's quarantine key is needed: captures are sealed under the same one."""
+        own = _retention(contract, "quarantine")
+        if not self._tables.exists(tenant, CAPTURE_QUARANTINE.key):
+            return own
+        return max(own, timedelta(days=DEFAULT_RETENTION_DAYS["quarantine"]))
 
     def _keep_table(
         self, tenant: str, spec: TableSpec, subject: str | None, contract: Contract, today: date

@@ -44,6 +44,17 @@ class Settings(BaseSettings):
     rollup_commits: int = Field(
         50, ge=2, description="Commits of an open day after which its files are rolled up."
     )
+    capture_retention_days: int = Field(
+        30, ge=1, description="Days that packets are kept, sealed, with what is known of their files."
+    )
+    packet_retention_days: int = Field(
+        365, ge=1, description="Days that the table of packets' masked headers goes back."
+    )
+    capture_limit_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Bytes of packets that a tenant may keep, beyond which the oldest hours go.",
+    )
     k_threshold: int = Field(10, ge=1, description="Fewest people in a published group of an aggregate.")
     session_gap_minutes: int = Field(30, ge=1, description="Longest pause inside one session of a person.")
     aws_region: str = Field("eu-central-1", description="The AWS region of S3 and Secrets Manager.")

@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from stores.delta_files import commit_rows, merge_files, write_rows
+from stores.delta_files import commit_actions, commit_rows, merge_files, write_rows
 from stores.locks import exclusive, shared
 from transforms.errors import TableError
 from transforms.tables import TableSpec
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, WriterProperties
-    from deltalake.transaction import AddAction
+    from deltalake.transaction import AddAction, RemoveAction
 
 ZONES = ("raw", "quarantine", "masked", "curated", "vault")
 # How long a batch may be retried; after that its mark leaves the log (decision 20).
 _RETRY_WINDOW = "interval 45 days"
 _MAX_COMMIT_RETRIES = 100
+# Longer than anybody reads one version without a lock.
+VACUUM_HOURS = 24
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class Tables:
         """Give the latest commits with their marks, newest first."""
         return self._opened(tenant, key).history(limit)
 
-    def vacuum(self, tenant: str, key: str, retention_hours: int = 24) -> int:
+    def vacuum(self, tenant: str, key: str, retention_hours: int = VACUUM_HOURS) -> int:
         """Delete files that no version within the retention needs, orphans of crashed writes included.
 
         Waits for readers. Gives the number of files deleted.
@@ -253,6 +255,15 @@ class Tables:
         """Give a table to somebody who puts its files in order, alone among writers."""
         with self._writing(tenant, spec.key):
             yield self._opened_for(tenant, spec)
+
+    def exchange_files(
+        self, table: DeltaTable, spec: TableSpec, actions: Sequence[AddAction | RemoveAction]
+    ) -> None:
+        """Commit files that come and files that go, together, for somebody who holds the table so."""
+        from deltalake import CommitProperties
+
+        properties = CommitProperties(max_commit_retries=_MAX_COMMIT_RETRIES)
+        commit_actions(table, spec, actions, properties, _upkeep())
 
     @contextmanager
     def writing_zone(self, tenant: str, zone: str) -> Iterator[None]:

@@ -64,7 +64,7 @@ def test_upkeep_orders_closed_days_and_keeps_the_retention(platform: Platform):
     platform.intake.sealer("default").subjects.day_key(TODAY - dt.timedelta(days=40), create=True)
     (done,) = platform.maintenance.keep_up(CONTRACT, TODAY)
 
-    assert done.days_ordered == 1
+    assert done.partitions_ordered == 1
     assert done.rows_expired
     assert not orphan.exists()
     after = rows(platform)
@@ -88,11 +88,12 @@ def test_no_subject_reaches_the_log(platform: Platform):
 def test_a_second_upkeep_finds_nothing_to_do(platform: Platform):
     platform.maintenance.keep_up(CONTRACT, TODAY)
     (done,) = platform.maintenance.keep_up(CONTRACT, TODAY)
-    assert (done.days_ordered, done.rows_expired) == (0, False)
+    assert (done.partitions_ordered, done.rows_expired) == (0, False)
 
 
 def test_the_nightly_job_runs(platform: Platform):
     from orchestration.definitions import defs
 
     job = defs.resolve_job_def("upkeep")
-    assert job.execute_in_process(resources={"maintenance": platform.maintenance}).success
+    stores = {"maintenance": platform.maintenance, "capture_upkeep": platform.capture_upkeep}
+    assert job.execute_in_process(resources=stores).success
