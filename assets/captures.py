@@ -144,7 +144,7 @@ def captures_pcap(
             "packets": dg.MetadataValue.int(kept.packets),
             "bytes": dg.MetadataValue.int(kept.size_bytes),
             "format": dg.MetadataValue.text(kept.format),
-            "sha256": dg.MetadataValue.text(kept.sha256),
+            "digest": dg.MetadataValue.text(kept.digest),
             "packets per minute": dg.MetadataValue.md(bar_chart(minutes, most_bars=60)),
             "sources": dg.MetadataValue.json(sources),
             "expires": dg.MetadataValue.timestamp(kept.expires_at),

@@ -53,7 +53,9 @@ def export_capture(caller: Caller, window: Window, output: Path | BinaryIO) -> d
         result = {**_summary(plan), **written, "manifest": None}
         if isinstance(output, Path):
             result["manifest"] = str(_write_manifest(output, caller, window, plan, result))
-        caller.results.update(packets=plan.packets, bytes=written["bytes"], sha256=written["sha256"])
+        caller.results.update(
+            packets=plan.packets, bytes=written["bytes"], digest=caller.digest(written["sha256"])
+        )
         return result
 
 
@@ -120,7 +122,7 @@ def open_kept(caller: Caller, device: str, hour: str, output: Path) -> dict[str,
     with caller.permitted(Right.READ_PAYLOAD, Action.CAPTURE_OPENED, **marks):
         pieces = caller.platform.kept_exports(caller.tenant).open(marks["device"], marks["hour"])
         written = _write_file(output, pieces)
-        caller.results.update(bytes=written["bytes"], sha256=written["sha256"])
+        caller.results.update(bytes=written["bytes"], digest=caller.digest(written["sha256"]))
         return written
 
 

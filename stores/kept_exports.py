@@ -32,12 +32,12 @@ _PLACE = "captures.pcap"
 
 @dataclass(frozen=True)
 class Kept:
-    """What was kept: the size and digest are of the readable file, the minutes since 1970."""
+    """What was kept: the size and the keyed digest are of the readable file, the minutes since 1970."""
 
     packets: int
     size_bytes: int
     format: str
-    sha256: str
+    digest: str
     minutes: dict[int, int]
     files: tuple[dict[str, Any], ...]
     expires_at: datetime
@@ -82,7 +82,7 @@ class KeptExports:
                 plan.packets,
                 plan.size_bytes,
                 plan.layout.format,
-                digest.hexdigest(),
+                self.digest(digest.digest()),
                 dict(sorted(plan.summary.minutes.items())),
                 plan.files,
                 self._clock() + EXPIRES_AFTER,
@@ -115,6 +115,10 @@ class KeptExports:
                 key, record_id = self._sealer.subjects.key(subject), _record_id(device_ref, hour, number)
                 yield from self._sealer.open_for_subjects(_PLACE, "pcap", [envelope], [key], [record_id])
                 number += 1
+
+    def digest(self, sha256: bytes) -> str:
+        """Give the keyed digest of a file: who has no key cannot tell a file that he knows."""
+        return keyed_digest(self._sealer.keys.identity_key("export"), sha256).hex()
 
     def listing(self) -> list[tuple[str, str, datetime]]:
         """Give what is kept: the device's pseudonym, the hour, and when it expires."""
