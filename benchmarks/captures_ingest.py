@@ -1,0 +1,364 @@
+"""What it costs to bring captures into the lake: from a landed file to sealed, committed blocks.
+
+CPU seconds of one process, all its threads, in turns, with the packet table and without it. Peers: dpkt
+reading packet by packet into rows that deltalake appends, on a smaller file that both take whole; and
+zstd at level 1 alone over the same bytes in memory, in pieces of a block, which is the least that a
+compressed block can cost. Then two ingests side by side against one (wall time), and a thousand small
+files of a hundred devices in one delivery. Every figure is of a result that was checked: packets are
+counted, and what is exported is the file that was delivered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import dpkt
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from deltalake import DeltaTable, WriterProperties, write_deltalake
+
+sys.path.insert(0, str(Path(__file__).parent))
+from captures_input import FILE_HEADER, HOUR_START_S, write_iot
+
+from orchestration.resources import Platform
+from stores.settings import load_settings
+from transforms.capture.blocks import BLOCK_BYTES
+from transforms.capture.packets import Packets
+from transforms.capture.reading import read_capture
+
+SEED = 20_260_101
+HOUR = datetime.fromtimestamp(HOUR_START_S, UTC)
+APPENDED_ROWS = 50_000
+ZSTD = WriterProperties(compression="ZSTD", compression_level=1)
+SMALL_FILES, SMALL_DEVICES = 1_000, 100
+SMALL_BYTES = (100_000, 1_000_000)
+EXPORTS = 15
+
+
+@dataclass
+class Bench:
+    """A home in a folder, and the way into it and out."""
+
+    platform: Platform
+
+    @classmethod
+    def at(cls, folder: Path) -> Bench:
+        """Make the home."""
+        platform = Platform(load_settings(folder))
+        platform.create_home("bench")
+        return cls(platform)
+
+    def ingest(self, tenant: str, path: Path, *, has_rows: bool = True) -> int:
+        """Bring a file in, with the packet table or without; gives the packets. It is copied beforehand."""
+        captures = self.platform.captures
+        (batch,) = self.platform.landing.copy_in("captures", tenant, [path], "dev-1")
+        start = time.process_time()
+        if has_rows:
+            counts = captures.seal_batch(batch.id)
+            captures.mask_batch(batch.id)
+        else:
+            with patch("stores.capture_sealing.Masker.mask", lambda *_: pa.table({})):
+                counts = captures.seal_batch(batch.id)
+        self.taken_s = time.process_time() - start
+        assert counts.balances
+        return counts.accepted
+
+    def export(self, tenant: str, device: str) -> bytes:
+        """Give what a device sent in the hour."""
+        exports = self.platform.capture_exports(tenant)
+        found = self.platform.devices(tenant).find(device)
+        with exports.planned(found, HOUR, HOUR + timedelta(hours=1), "pcap") as plan:
+            return b"".join(exports.stream(plan))
+
+    def stored_bytes(self, tenant: str, key: str) -> int:
+        """Give a table's size on disk."""
+        return self.platform.tables.info(tenant, key).size_bytes
+
+
+def packet_by_packet(path: Path, target: Path) -> int:
+    """Read, decode and append row by row; gives the packets."""
+    names = ("ts", "src", "dst", "protocol", "src_port", "dst_port", "size", "frame")
+    rows: list[tuple[Any, ...]] = []
+    count = 0
+
+    def append() -> None:
+        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        write_deltalake(target, pa.table(columns), mode="append", writer_properties=ZSTD)
+        rows.clear()
+
+    with path.open("rb") as file:
+        for ts, frame in dpkt.pcap.Reader(file):
+            ip = dpkt.ethernet.Ethernet(frame).data
+            src, dst = dpkt.utils.inet_to_str(ip.src), dpkt.utils.inet_to_str(ip.dst)
+            rows.append((float(ts), src, dst, ip.p, ip.data.sport, ip.data.dport, len(frame), frame))
+            count += 1
+            if len(rows) == APPENDED_ROWS:
+                append()
+    if rows:
+        append()
+    return count
+
+
+def compress_alone(content: bytes) -> int:
+    """Compress bytes in pieces of a block; gives the size."""
+    codec, view = pa.Codec("zstd", 1), memoryview(content)
+    return sum(len(codec.compress(view[at : at + BLOCK_BYTES])) for at in range(0, len(content), BLOCK_BYTES))
+
+
+def cpu_s(call: Callable[[], Any]) -> float:
+    """Give the CPU seconds of this process, all its threads."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def check(bench: Bench, path: Path, folder: Path) -> None:
+    """Raise unless the peer and we did what we say."""
+    bench.platform.add_tenant("check", "bench")
+    packets = count_packets(path)
+    assert bench.ingest("check", path) == packets
+    assert bench.export("check", "dev-1") == path.read_bytes()
+    with bench.platform.tables.reading("check", "masked.packets") as table:
+        assert table.select(pl.len()).collect().item() == packets
+    assert packet_by_packet(path, folder / "check-rows") == packets
+    assert DeltaTable(folder / "check-rows").count() == packets
+
+
+def count_packets(path: Path) -> int:
+    """Count the packets of a whole file."""
+    return sum(len(part) for part in read_capture(path.read_bytes()) if isinstance(part, Packets))
+
+
+def turn(bench: Bench, at: int, large: Path, small: Path, folder: Path) -> dict[str, float]:
+    """Run every way once. Units: CPU seconds."""
+    taken: dict[str, float] = {}
+    cases = (
+        ("blocks", large, False),
+        ("with packet table", large, True),
+        ("blocks, smaller file", small, False),
+    )
+    for name, path, has_rows in cases:
+        tenant = f"turn-{at}-{len(taken)}"
+        bench.platform.add_tenant(tenant, "bench")
+        bench.ingest(tenant, path, has_rows=has_rows)
+        taken[name] = bench.taken_s
+        if at or not has_rows:
+            shutil.rmtree(bench.platform.home.lake / tenant)
+    content = large.read_bytes()
+    taken["zstd alone"] = cpu_s(lambda: compress_alone(content))
+    taken["dpkt, smaller file"] = cpu_s(lambda: packet_by_packet(small, folder / f"rows-{at}"))
+    shutil.rmtree(folder / f"rows-{at}")
+    return taken
+
+
+def peak_of_ingest(folder: Path, path: Path) -> tuple[float, int, int]:
+    """Give wall seconds, peak memory before and after (MB) of one ingest in a process of its own."""
+    (found,) = ingest_in_children(folder, path, 1)
+    return found["wall_s"], found["before_mb"], found["after_mb"]
+
+
+def ingest_in_children(folder: Path, path: Path, count: int) -> list[dict[str, Any]]:
+    """Ingest the file at the same time in some processes, each into its own home; all begin together."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    children = []
+    for at in range(count):
+        home = Path(tempfile.mkdtemp(prefix=f"child-{at}-", dir=folder))
+        command = [sys.executable, __file__, "--child", str(home), str(path)]
+        children.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)  # noqa: S603 - this file
+        )
+    for child in children:
+        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+    found = [json.loads(child.communicate()[0]) for child in children]
+    assert all(child.returncode == 0 for child in children)
+    assert len({one["packets"] for one in found}) == 1
+    return found
+
+
+def run_child(home: Path, path: Path) -> None:
+    """Ingest one file when told to; print how long it took and what memory."""
+    bench = Bench.at(home / "home")
+    (batch,) = bench.platform.landing.copy_in("captures", "default", [path], "dev-1")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    before = peak_mb()
+    start = time.monotonic()
+    counts = bench.platform.captures.seal_batch(batch.id)
+    assert bench.platform.captures.mask_batch(batch.id) == counts.accepted
+    wall = time.monotonic() - start
+    after = peak_mb()
+    shutil.rmtree(home)
+    print(json.dumps({"wall_s": wall, "packets": counts.accepted, "before_mb": before, "after_mb": after}))
+
+
+def peak_mb() -> int:
+    """Give the most memory that this process had; `getrusage` would count what its parent had, too."""
+    (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM"))
+    return int(line.split()[1]) >> 10
+
+
+def side_by_side(folder: Path, path: Path, turns: int) -> dict[str, float]:
+    """Give the wall seconds of one ingest and of two at once, least of some turns; and memory."""
+    alone, both, before, after = [], [], 0, 0
+    for _ in range(turns):
+        wall, before, after = peak_of_ingest(folder, path)
+        alone.append(wall)
+        both.append(max(one["wall_s"] for one in ingest_in_children(folder, path, 2)))
+    return {"one_s": min(alone), "two_s": min(both), "rss_before_mb": before, "rss_after_mb": after}
+
+
+def cut_small_files(path: Path, folder: Path, rng: np.random.Generator) -> dict[str, list[Path]]:
+    """Cut a capture into small ones, dealt to the devices in turn; small ones are more frequent."""
+    content = path.read_bytes()
+    starts = np.concatenate([part.starts[1:] for part in _shifted(read_capture(content))])
+    least, most = np.log(SMALL_BYTES)
+    ends = np.cumsum(np.exp(rng.uniform(least, most, SMALL_FILES)))
+    cuts = starts[np.searchsorted(starts, ends * ((starts[-1] - 1) / ends[-1]))]
+    files: dict[str, list[Path]] = {}
+    begin = len(FILE_HEADER)
+    for number, end in enumerate(cuts.tolist()):
+        device = f"dev-{number % SMALL_DEVICES}"
+        target = folder / device / f"{number:04}.pcap"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(FILE_HEADER + content[begin:end])
+        files.setdefault(device, []).append(target)
+        begin = end
+    return files
+
+
+def _shifted(parts: Any) -> Sequence[Packets]:  # noqa: ANN401 - whatever a capture's reader gives
+    """Give packets whose starts count from the file's beginning."""
+    found, at = [], len(FILE_HEADER)
+    for part in parts:
+        if isinstance(part, Packets):
+            found.append(Packets(part.interface, part.records, part.starts + at))
+            at += len(part.records)
+    return found
+
+
+def small_files(bench: Bench, folder: Path, rng: np.random.Generator) -> dict[str, float]:
+    """Give CPU milliseconds for each of many small files, and those of a device's export out of them."""
+    mean = (SMALL_BYTES[1] - SMALL_BYTES[0]) / np.log(SMALL_BYTES[1] / SMALL_BYTES[0])
+    write_iot(folder / "many.pcap", int(SMALL_FILES * mean / 196.5), SEED + 1)
+    files = cut_small_files(folder / "many.pcap", folder / "many", rng)
+    bench.platform.add_tenant("many", "bench")
+    landing, captures = bench.platform.landing, bench.platform.captures
+    dropped = landing.drop_folder("captures", "many")
+    shutil.copytree(folder / "many", dropped, dirs_exist_ok=True)
+    paths = sorted(dropped.rglob("*.pcap"), key=lambda one: one.name)
+    packets = 0
+    start = time.process_time()
+    batches = landing.claim("captures", "many", paths)
+    for batch in batches:
+        packets += captures.seal_batch(batch.id).accepted
+        captures.mask_batch(batch.id)
+        captures.finish_batch(batch.id)
+    taken = (time.process_time() - start) / SMALL_FILES * 1e3
+    assert packets == count_packets(folder / "many.pcap")
+    sizes = [path.stat().st_size for one in files.values() for path in one]
+    walls = []
+    for device in list(files)[:EXPORTS]:
+        start = time.monotonic()
+        exported = bench.export("many", device)
+        walls.append((time.monotonic() - start) * 1e3)
+        assert exported == FILE_HEADER + b"".join(one.read_bytes()[24:] for one in files[device])
+    return {
+        "cpu_ms_per_file": taken,
+        "export_ms": statistics.median(walls),
+        "export_ms_least": min(walls),
+        "file_kb": statistics.mean(sizes) / 1e3,
+        "batches": len(batches),
+    }
+
+
+def report(packets: int, sample: int, turns: int) -> dict[str, Any]:
+    """Measure everything."""
+    rng = np.random.default_rng(SEED)
+    with tempfile.TemporaryDirectory(prefix="lockhouse-bench-") as name:
+        folder = Path(name)
+        bench = Bench.at(folder / "home")
+        large, small = folder / "large.pcap", folder / "small.pcap"
+        size, small_size = write_iot(large, packets, SEED), write_iot(small, sample, SEED)
+        check(bench, small, folder)
+        found = [turn(bench, at, large, small, folder) for at in range(turns)]
+        least = {case: min(one[case] for one in found) for case in found[0]}
+        assert count_packets(large) == packets
+        stored = bench.stored_bytes("turn-0-1", "raw.capture_blocks")
+        rows = bench.stored_bytes("turn-0-1", "masked.packets")
+        together = side_by_side(folder, large, turns)
+        many = small_files(bench, folder, rng)
+    ratios = {
+        "ingest vs dpkt and deltalake": least["dpkt, smaller file"] / least["blocks, smaller file"],
+        "blocks vs zstd alone": least["zstd alone"] / least["blocks"],
+        "blocks and packet table vs zstd alone": least["zstd alone"] / least["with packet table"],
+        "stored vs delivered": stored / size,
+        "two side by side vs one": 2 * together["one_s"] / together["two_s"],
+    }
+    return {
+        "ratios": {case: round(ratio, 4) for case, ratio in ratios.items()},
+        "cpu_s": {case: round(seconds, 3) for case, seconds in least.items()},
+        "mb_per_cpu_s": {
+            case: round((small_size if "smaller" in case else size) / seconds / 1e6, 1)
+            for case, seconds in least.items()
+        },
+        "packet_table_vs_delivered": round(rows / size, 4),
+        "side_by_side": {case: round(figure, 2) for case, figure in together.items()},
+        "small_files": {case: round(figure, 2) for case, figure in many.items()},
+        "packets": packets,
+        "file_mb": round(size / 1e6, 1),
+        "record_bytes": round((size - len(FILE_HEADER)) / packets, 1),
+        "sample": sample,
+        "turns": turns,
+        "checked": True,
+    }
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """Print what a person reads."""
+    print(f"least of {found['turns']} turns, {found['packets']:,} packets, {found['file_mb']} MB")
+    for case, seconds in found["cpu_s"].items():
+        print(f"{case:28}{seconds:>9.3f} CPU s{found['mb_per_cpu_s'][case]:>9.1f} MB/CPU s")
+    print(f"two processes: {found['side_by_side']}")
+    print(f"{SMALL_FILES} small files: {found['small_files']}")
+    print(f"packet table: {found['packet_table_vs_delivered']} of what was delivered")
+    for name, ratio in found["ratios"].items():
+        print(f"{name:42}{ratio:>8.3f} x")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, prog=Path(__file__).name)
+    parser.add_argument("--packets", type=int, default=1_500_000, help="packets of the file")
+    parser.add_argument("--sample", type=int, default=150_000, help="packets of the file for dpkt")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="one object instead of the table")
+    parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        run_child(*options.child)
+        return
+    found = report(options.packets, options.sample, options.turns)
+    print(json.dumps(found)) if options.json else print_table(found)
+
+
+if __name__ == "__main__":
+    main()
