@@ -43,7 +43,7 @@ class Caller:
     platform: Platform
     principal: str
     tenant: str
-    results: dict[str, int] = field(default_factory=dict)
+    results: dict[str, int | str] = field(default_factory=dict)
 
     @contextmanager
     def permitted(self, right: Right, action: Action, **parameters: str | int | None) -> Iterator[None]:
@@ -198,9 +198,9 @@ def drop_quarantine(caller: Caller, entry_ids: Sequence[str]) -> int:
         marks = {"action": "drop"}
         at = now()
         commit = Commit(f"drop/{at.isoformat()}", int(at.timestamp() * 1000), marks)
-        for store in _quarantines(caller, None):
-            caller.results["rows"] = caller.results.get("rows", 0) + store.drop(entry_ids, commit)
-        return caller.results.get("rows", 0)
+        rows = sum(store.drop(entry_ids, commit) for store in _quarantines(caller, None))
+        caller.results["rows"] = rows
+        return rows
 
 
 def read_audit(caller: Caller, limit: int) -> list[AuditEntry]:
