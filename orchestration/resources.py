@@ -107,7 +107,14 @@ class Platform:
     def captures(self) -> CaptureIntake:
         """The way of captures from landing to the lake."""
         return CaptureIntake(
-            self.home, self.provider, self.landing, self.ledger, self.tables, self.devices, now
+            self.home,
+            self.provider,
+            self.landing,
+            self.ledger,
+            self.tables,
+            self.devices,
+            now,
+            self.settings.capture_flow_bytes,
         )
 
     def capture_exports(self, tenant: str) -> CaptureExports:

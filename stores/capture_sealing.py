@@ -24,6 +24,7 @@ from stores.sealing import Sealer
 from stores.tables import Commit, Tables
 from transforms.capture.assigning import Claim, split_by_device
 from transforms.capture.blocks import Block, cut_blocks, order_by_hour, take_packets
+from transforms.capture.cutoff import cut_flows
 from transforms.capture.layers import read_layers
 from transforms.capture.packets import Packets
 from transforms.capture.reading import Damage, Opening, Side, read_capture
@@ -55,6 +56,8 @@ class FileTally:
     refused: int = 0
     blocks: int = 0
     bytes_captured: int = 0
+    bytes_cut: int = 0
+    flows: dict[str, int] = field(default_factory=dict)
     interfaces: set[int] = field(default_factory=set)
     first_ns: int | None = None
     last_ns: int | None = None
@@ -138,11 +141,19 @@ class BatchSealing:
     """One batch on its way into blocks."""
 
     def __init__(
-        self, batch: Batch, sealer: Sealer, registry: Devices, tables: Tables, ledger: Ledger, now: datetime
+        self,
+        batch: Batch,
+        sealer: Sealer,
+        registry: Devices,
+        tables: Tables,
+        ledger: Ledger,
+        now: datetime,
+        flow_bytes: int | None,
     ) -> None:
-        """Begin with nothing. `now` is the time that the commits bear."""
+        """Begin with nothing. `now` is the time that the commits bear; `flow_bytes` cuts long flows off."""
         self._batch, self._sealer, self._registry = batch, sealer, registry
         self._tables, self._ledger, self._now = tables, ledger, now
+        self._flow_bytes = flow_bytes
         self._masker = Masker(self._sealer.keys, batch.tenant)
         self._known: dict[str, Device] = {}
         self._subject_keys: dict[tuple[str, int], tuple[bytes, bytes | None]] = {}
@@ -193,6 +204,9 @@ class BatchSealing:
     def _take(self, file: FileTally, packets: Packets) -> None:
         """Seal packets for whom they belong to, and mask them."""
         file.count(packets)
+        if self._flow_bytes is not None:
+            packets, cut = cut_flows(packets, read_layers(packets), self._flow_bytes, file.flows)
+            file.bytes_cut += cut
         refused_before = file.refused
         for device, number, chosen in self._split(file, packets):
             part = packets if chosen is None else take_packets(packets, chosen)
@@ -347,6 +361,7 @@ class BatchSealing:
             "packets_refused": file.refused,
             "bytes_captured": file.bytes_captured,
             "bytes_file": file.size_bytes,
+            "bytes_cut": file.bytes_cut,
             "bytes_quarantined": file.bytes_quarantined,
             "sides": len(file.sides),
             "side_blocks": self._sealed_sides(file),

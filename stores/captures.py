@@ -46,8 +46,13 @@ class CaptureIntake:
         tables: Tables,
         devices: Callable[[str], Devices],
         clock: Callable[[], datetime],
+        flow_bytes: int | None = None,
     ) -> None:
-        """Remember the stores; nothing is opened yet. `devices` gives a tenant's registry."""
+        """Remember the stores; nothing is opened yet.
+
+        `devices` gives a tenant's registry; `flow_bytes` is what of a flow is kept with its payload.
+        """
+        self._flow_bytes = flow_bytes
         self._home, self._provider = home, provider
         self._landing, self._ledger, self._tables = landing, ledger, tables
         self._devices, self._clock = devices, clock
@@ -113,7 +118,13 @@ class CaptureIntake:
     def _sealing(self, batch: Batch) -> BatchSealing:
         registry = self._devices(batch.tenant)
         return BatchSealing(
-            batch, self.sealer(batch.tenant), registry, self._tables, self._ledger, self._clock()
+            batch,
+            self.sealer(batch.tenant),
+            registry,
+            self._tables,
+            self._ledger,
+            self._clock(),
+            self._flow_bytes,
         )
 
     @contextmanager

@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     packet_retention_days: int = Field(
         365, ge=1, description="Days that the table of packets' masked headers goes back."
     )
+    capture_flow_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Bytes of a flow in a capture after which packets lose their payload; none are without it.",
+    )
     capture_limit_bytes: int | None = Field(
         None,
         ge=1,

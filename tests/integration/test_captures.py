@@ -394,3 +394,16 @@ def test_an_export_holds_a_few_blocks_only(stage: Stage):
     assert max(sizes) <= (1 << 20) + 2_000
     assert sum(sizes) == len(content)
     assert io.BytesIO(stage.export()).read() == content
+
+
+def test_long_flows_are_cut_off_where_that_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCKHOUSE_CAPTURE_FLOW_BYTES", "1000")
+    platform = Platform(load_settings(tmp_path / "home"))
+    platform.create_home("me")
+    stage = Stage(tmp_path, platform)
+    content = HEADER + b"".join(record(at, frame(number, size=200)) for number, at in enumerate(every(1, 50)))
+    assert stage.deliver(content) == Counts(rows=50, accepted=50)
+    sizes = [len(one) for _, _, one in packets_of(stage.export())]
+    assert sizes == [246] * 5 + [42] * 45
+    assert stage.rows("raw.capture_files")["bytes_cut"].to_list() == [45 * 204]
+    assert stage.totals()

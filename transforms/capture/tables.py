@@ -104,6 +104,7 @@ CAPTURE_FILES = TableSpec(
         column("packets_refused", pa.int64(), "Packets of erased owners.", in_statistics=True),
         column("bytes_captured", pa.int64(), "Captured bytes of the packets read.", in_statistics=True),
         column("bytes_file", pa.int64(), "The file's size as it arrived.", in_statistics=True),
+        column("bytes_cut", pa.int64(), "Payload that a cut-off of flows left out.", in_statistics=True),
         column(
             "bytes_quarantined", pa.int64(), "Bytes that could not be read, kept aside.", in_statistics=True
         ),
