@@ -61,6 +61,13 @@ def capture_command() -> None:
     help="pcapng where packets have several link types.",
 )
 @click.option("--anonymise", is_flag=True, help="Addresses encrypted, payload cut.")
+@click.option(
+    "--scheme",
+    type=click.Choice(["ipcrypt-pfx", "cryptopan"]),
+    default="ipcrypt-pfx",
+    show_default=True,
+    help="How --anonymise encrypts IP addresses; both keep prefixes.",
+)
 @click.option("--info", is_flag=True, help="Only count: packets by the minute, bytes, first and last.")
 @tenant_option
 @json_option
@@ -73,6 +80,7 @@ def capture_get(
     output: str | None,
     wanted: Literal["pcap", "pcapng"],
     anonymise: bool,
+    scheme: Literal["ipcrypt-pfx", "cryptopan"],
     info: bool,
     tenant: str,
     as_json: bool,
@@ -92,7 +100,7 @@ def capture_get(
     if output == "-" and as_json:
         raise click.UsageError("--json and -o - both want standard output: choose one")
     caller = caller_of(home, tenant)
-    window = Window(device, since, until, wanted, anonymise)
+    window = Window(device, since, until, wanted, anonymise, scheme)
     if info:
         result = summarise_capture(caller, window)
         show_json(result) if as_json else _show_summary(result)

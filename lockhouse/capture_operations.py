@@ -20,7 +20,7 @@ from stores.kept_exports import hour_start
 from stores.outbox import EXPORT
 from transforms.access import Right
 from transforms.audit import Action
-from transforms.capture.anonymise import AnonymiseKeys, anonymise_packets
+from transforms.capture.anonymise import AnonymiseKeys, Scheme, anonymise_packets
 from transforms.capture.blocks import MINUTE_NS
 from transforms.capture.exports import Format
 from transforms.errors import RefusedError
@@ -38,6 +38,7 @@ class Window:
     until: datetime
     format: Format = "pcap"
     anonymise: bool = False
+    scheme: Scheme = "ipcrypt-pfx"
 
 
 def export_capture(caller: Caller, window: Window, output: Path | BinaryIO) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def export_capture(caller: Caller, window: Window, output: Path | BinaryIO) -> d
     device, or packets that the format cannot hold.
     """
     with _planned(caller, window, Action.CAPTURE_EXPORTED) as (exports, plan):
-        change = _anonymising(caller) if window.anonymise else None
+        change = _anonymising(caller, window.scheme) if window.anonymise else None
         parts = exports.stream(plan, change)
         written = _write_file(output, parts) if isinstance(output, Path) else _write(output, parts)
         result = {**_summary(plan), **written, "manifest": None}
@@ -126,11 +127,11 @@ def open_kept(caller: Caller, device: str, hour: str, output: Path) -> dict[str,
         return written
 
 
-def _anonymising(caller: Caller) -> Change:
+def _anonymising(caller: Caller, scheme: Scheme) -> Change:
     """Give what anonymises packets, under keys of the tenant that never rotate: releases stay comparable."""
     keys = caller.platform.keys(caller.tenant)
     chosen = AnonymiseKeys(keys.identity_key("anonymise/ip"), keys.identity_key("anonymise/mac"))
-    return lambda packets: anonymise_packets(packets, chosen)
+    return lambda packets: anonymise_packets(packets, chosen, scheme=scheme)
 
 
 def _write(target: BinaryIO, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def _write_manifest(path: Path, caller: Caller, window: Window, plan: Plan, resu
             "format": window.format,
         },
         "result": {name: result[name] for name in ("packets", "bytes", "sha256", "first", "last")},
-        "policy": "anonymised, payload cut" if window.anonymise else "as captured",
+        "policy": f"anonymised ({window.scheme}), payload cut" if window.anonymise else "as captured",
         "sources": [
             {"file_id": one["file_id"], "received_at": one["received_at"].isoformat(), "format": one["format"]}
             for one in plan.files

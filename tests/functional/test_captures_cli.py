@@ -93,8 +93,12 @@ def test_info_counts_by_the_minute_and_writes_nothing(call: Call, home: Path, tm
     assert called.json["first"] == "2026-11-21T07:00:30.000000000Z"
 
 
-def test_an_anonymised_export_holds_neither_payload_nor_address(call: Call, home: Path, tmp_path: Path):
-    assert get(call, home, "--anonymise", "-o", tmp_path / "out.pcap").code == DONE
+@pytest.mark.parametrize("scheme", ["ipcrypt-pfx", "cryptopan"])
+def test_an_anonymised_export_holds_neither_payload_nor_address(
+    call: Call, home: Path, tmp_path: Path, scheme: str
+):
+    assert get(call, home, "--anonymise", "--scheme", scheme, "-o", tmp_path / "out.pcap").code == DONE
+    assert scheme in (tmp_path / "out.pcap.manifest.json").read_text()
     content = (tmp_path / "out.pcap").read_bytes()
     packets = [part for part in read_capture(content) if isinstance(part, Packets)]
     assert sum(map(len, packets)) == 360
