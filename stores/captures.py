@@ -7,15 +7,14 @@ blocks, files, ledger; then the readable files go; then the packet table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
+from stores.batch_steps import BatchSteps
 from stores.capture_sealing import BatchSealing, Masker, Sealed, commit_of
 from stores.capture_totals import Totals, add_up, of_batches
 from stores.devices import Devices
@@ -23,8 +22,7 @@ from stores.home import Home
 from stores.keyring import KeyProvider
 from stores.keys import TenantKeys
 from stores.landing import Batch, Landing
-from stores.ledger import Counts, Ledger, State
-from stores.locks import exclusive, shared
+from stores.ledger import Counts, Ledger
 from stores.sealing import Sealer
 from stores.subjects import SubjectKeys
 from stores.tables import Commit, Prepared, Tables
@@ -54,7 +52,8 @@ class CaptureIntake:
         """
         self._flow_bytes = flow_bytes
         self._home, self._provider = home, provider
-        self._landing, self._ledger, self._tables = landing, ledger, tables
+        self._ledger, self._tables = ledger, tables
+        self._steps = BatchSteps(home, landing, ledger)
         self._devices, self._clock = devices, clock
         # Of this process: another one that takes over makes the rows again, from the blocks.
         self._prepared: dict[tuple[str, int], Prepared] = {}
@@ -70,37 +69,20 @@ class CaptureIntake:
         Counts are of packets, and of what went to quarantine.
         Raises: BusyError where an erasure holds the tenant.
         """
-        batch = self._landing.batch(batch_id)
-        if batch is not None:
-            with self._working_on(batch):
-                if self._ledger.enter(batch) is State.LANDED:
-                    self._sealing(batch).run(partial(self._prepare, batch))
-                    self._ledger.advance(batch.id, State.SEALED)
-                self._landing.discard_files(batch)
-        return self._ledger.counts([batch_id])
+        return self._steps.seal(batch_id, lambda batch: self._sealing(batch).run(partial(self._prepare, batch)))
 
     def mask_batch(self, batch_id: str) -> int:
         """Write the packet rows of a sealed batch; gives how many there are."""
-        batch = self._landing.batch(batch_id)
-        if batch is None:
-            return self._ledger.counts([batch_id]).accepted
-        with self._working_on(batch):
-            rows = sum(self._mask_chunk(batch, chunk) for chunk in self._ledger.chunks(batch_id))
-            if self._ledger.state(batch_id) is State.SEALED:
-                self._ledger.advance(batch_id, State.MASKED)
-        return rows
+        return self._steps.mask(batch_id, self._mask_chunk)
 
     def finish_batch(self, batch_id: str) -> None:
         """Note that a batch has reached every table that is made of it."""
-        batch = self._landing.batch(batch_id)
-        if batch is not None:
-            self._ledger.advance(batch_id, State.DONE)
-            self._landing.close(batch)
+        self._steps.finish(batch_id)
 
     def remask(self, tenant: str, start: datetime, commit: Commit) -> int:
         """Make the packet rows of one arrival hour anew from the blocks, exactly; gives how many."""
         end = start + timedelta(hours=1)
-        with shared(self._home.tenant_lock(tenant)), exclusive(self._lock(tenant)):
+        with self._steps.holding(tenant, SOURCE):
             arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < end)
             rows = self._masked_again(tenant, (pl.col("received_date") == start.date()) & arrived)
             predicate = f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
@@ -126,16 +108,6 @@ class CaptureIntake:
             self._clock(),
             self._flow_bytes,
         )
-
-    @contextmanager
-    def _working_on(self, batch: Batch) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(shared(self._home.tenant_lock(batch.tenant)))
-            stack.enter_context(exclusive(self._lock(batch.tenant)))
-            yield
-
-    def _lock(self, tenant: str) -> Path:
-        return self._home.locks / tenant / f"{SOURCE}.intake.lock"
 
     def _mask_chunk(self, batch: Batch, chunk: int) -> int:
         rows: Prepared | pa.Table | None = self._prepared.pop((batch.id, chunk), None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -18,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from stores.batch_steps import BatchSteps
 from stores.home import Home
 from stores.keyring import KeyProvider
 from stores.keys import TenantKeys
 from stores.landing import Batch, Landing
-from stores.ledger import Counts, Ledger, State
-from stores.locks import exclusive, shared
+from stores.ledger import Counts, Ledger
 from stores.quarantine import Quarantine
 from stores.sealing import Sealer
 from stores.seen import Arrival, SeenEvents
@@ -75,7 +74,8 @@ class Intake:
     ) -> None:
         """Remember the stores; nothing is opened yet."""
         self._home, self._provider = home, provider
-        self._landing, self._ledger, self._tables = landing, ledger, tables
+        self._ledger, self._tables = ledger, tables
+        self._steps = BatchSteps(home, landing, ledger)
         self._window_days, self._clock = window_days, clock
         self._kept: dict[tuple[str, int], Opened] = {}
         self._kept_bytes = 0
@@ -90,55 +90,27 @@ class Intake:
 
         Raises: BusyError where an erasure holds the tenant.
         """
-        batch = self._landing.batch(batch_id)
-        if batch is not None:
-            with self._working_on(batch):
-                if self._ledger.enter(batch) is State.LANDED:
-                    self._seal(batch, contract)
-                    self._ledger.advance(batch.id, State.SEALED)
-                self._landing.discard_files(batch)
-        return self._ledger.counts([batch_id])
+        return self._steps.seal(batch_id, lambda batch: self._seal(batch, contract))
 
     def mask_batch(self, batch_id: str, contract: Contract) -> int:
         """Write the masked rows of a sealed batch; gives how many there are."""
-        batch = self._landing.batch(batch_id)
-        if batch is None:
-            return self._ledger.counts([batch_id]).accepted
-        with self._working_on(batch):
-            rows = sum(self._mask_chunk(batch, chunk, contract) for chunk in self._ledger.chunks(batch_id))
-            if self._ledger.state(batch_id) is State.SEALED:
-                self._ledger.advance(batch_id, State.MASKED)
-        return rows
+        return self._steps.mask(batch_id, lambda batch, chunk: self._mask_chunk(batch, chunk, contract))
 
     def finish_batch(self, batch_id: str) -> None:
         """Note that a batch has reached every table that is made of it."""
-        batch = self._landing.batch(batch_id)
-        if batch is not None:
-            self._ledger.advance(batch_id, State.DONE)
-            self._landing.close(batch)
+        self._steps.finish(batch_id)
 
     def remask(self, tenant: str, contract: Contract, start: datetime, commit: Commit) -> int:
         """Make the masked rows of one arrival hour anew from raw, exactly; gives how many."""
         end = start + timedelta(hours=1)
         spec = masked_table(contract)
-        with shared(self._home.tenant_lock(tenant)), exclusive(self._intake_lock(tenant, contract.source)):
+        with self._steps.holding(tenant, contract.source):
             arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < end)
             opened = self._open_raw(tenant, contract, (pl.col("received_date") == start.date()) & arrived)
             # A typed literal would be nanoseconds, which Delta's file skipping cannot compare.
             predicate = f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
             masked = self._masked(tenant, contract, opened)
             return self._tables.replace(tenant, spec, masked, predicate, commit).rows
-
-    @contextmanager
-    def _working_on(self, batch: Batch) -> Iterator[None]:
-        """Share the tenant with other batches, hold the source alone: duplicates are found one by one."""
-        with ExitStack() as stack:
-            stack.enter_context(shared(self._home.tenant_lock(batch.tenant)))
-            stack.enter_context(exclusive(self._intake_lock(batch.tenant, batch.source)))
-            yield
-
-    def _intake_lock(self, tenant: str, source: str) -> Path:
-        return self._home.locks / tenant / f"{source}.intake.lock"
 
     def _seal(self, batch: Batch, contract: Contract) -> None:
         deliveries: dict[int, bytes] = {}
