@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stores.devices import Device
@@ -55,7 +55,7 @@ Change = Callable[[Packets], Packets]
 class Place:
     """Where a block lies: its file, row group and row in that, and what opens it."""
 
-    path: Path
+    file: pq.ParquetFile
     group: int
     row: int
     block_id: str
@@ -132,9 +132,17 @@ class CaptureExports:
             yield self._plan([], since_ns, until_ns, wanted)
             return
         hours = {hour_text(hour) for hour in range(since_ns // HOUR_NS, -(-until_ns // HOUR_NS))}
-        with self._tables.reading_files(self._tenant, CAPTURE_BLOCKS.key) as files:
+        with self._tables.reading_files(self._tenant, CAPTURE_BLOCKS.key) as files, ExitStack() as opened:
             chosen = files.filter(pl.col("partition.packet_hour").is_in(hours))["path"]
-            rows = [row for path in chosen for row in _rows_of(Path(path), device.ref, since_ns, until_ns)]
+            rows: list[dict[str, Any]] = []
+            for path in chosen:
+                # Opened once: what a file says of its row groups takes longer to read than a block.
+                file = pq.ParquetFile(path, pre_buffer=False)
+                if found := list(_rows_of(file, device.ref, since_ns, until_ns)):
+                    rows += found
+                    opened.enter_context(file)
+                else:
+                    file.close()
             yield self._plan(self._known(rows), since_ns, until_ns, wanted)
 
     def stream(self, plan: Plan, change: Change | None = None) -> Iterator[memoryview]:
@@ -169,30 +177,44 @@ class CaptureExports:
                 if len(chosen):
                     inside.append(count_inside(block, chosen))
                     summary.add_part(chosen)
-        used = {places[one.number].file_id for one in inside}
-        kept = tuple(block for block in blocks if block.number in {one.number for one in inside})
-        layout = lay_out(inside, wanted)
-        return Plan(since_ns, until_ns, layout, kept, places, tuple(inside), summary, self._files(used))
+        used = {one.number for one in inside}
+        kept = tuple(block for block in blocks if block.number in used)
+        files = self._files([rows[number] for number in used])
+        return Plan(since_ns, until_ns, lay_out(inside, wanted), kept, places, tuple(inside), summary, files)
 
-    def _files(self, ids: set[str]) -> tuple[dict[str, Any], ...]:
-        """Describe the delivered files that packets came from."""
-        if not ids:
+    def _files(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+        """Describe the delivered files that blocks came from; only what arrived with them is looked at."""
+        if not rows:
             return ()
-        with self._tables.reading(self._tenant, CAPTURE_FILES.key) as table:
-            found = table.filter(pl.col("file_id").is_in(list(ids))).select(_FILE_COLUMNS).collect()
-        return tuple(found.sort("received_at", "file_id").to_dicts())
+        ids, moments = sorted({row["file_id"] for row in rows}), sorted({row["received_at"] for row in rows})
+        with self._tables.reading_files(self._tenant, CAPTURE_FILES.key) as files:
+            chosen = files.filter(
+                pl.col("partition.received_date").is_in([moment.date() for moment in moments])
+                & (pl.col("min.received_at") <= moments[-1])
+                & (pl.col("max.received_at") >= moments[0])
+            )
+            read = [
+                pq.read_table(path, columns=list(_FILE_COLUMNS), use_threads=False, partitioning=None)
+                for path in chosen["path"]
+            ]
+        found = [
+            row
+            for table in read
+            for row in table.filter(pc.is_in(table["file_id"], pa.array(ids, pa.large_string()))).to_pylist()
+        ]
+        return tuple(sorted(found, key=itemgetter("received_at", "file_id")))
 
     def _reader(self, places: Mapping[int, Place]) -> Callable[[Stored], bytes]:
         """Give the function that opens a block; neighbours are read from disk together."""
         keys = self._sealer.subjects.existing(list({place.subject_ref for place in places.values()}))
-        groups: OrderedDict[tuple[Path, int], pa.ChunkedArray[Any]] = OrderedDict()
+        groups: OrderedDict[tuple[int, int], pa.ChunkedArray[Any]] = OrderedDict()
 
         def read(block: Stored) -> bytes:
             place = places[block.number]
-            at = place.path, place.group
+            at = id(place.file), place.group
             if at not in groups:
-                with pq.ParquetFile(place.path, memory_map=True, pre_buffer=False) as file:
-                    groups[at] = file.read_row_group(place.group, columns=["records"])["records"]
+                read_group = place.file.read_row_group
+                groups[at] = read_group(place.group, columns=["records"], use_threads=False)["records"]
                 if len(groups) > _HELD_GROUPS:
                     groups.popitem(last=False)
             envelope = groups[at][place.row].as_buffer()
@@ -233,26 +255,24 @@ def to_ns(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
-def _rows_of(path: Path, device_ref: str, since_ns: int, until_ns: int) -> Iterator[dict[str, Any]]:
+def _rows_of(file: pq.ParquetFile, device_ref: str, since_ns: int, until_ns: int) -> Iterator[dict[str, Any]]:
     """Give a device's blocks of a window from one data file, each with its place."""
-    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-        heads = pl.DataFrame(file.read(columns=["device_ref", "ts_min", "ts_max"])).with_row_index("at")
-        wanted = heads.filter(
-            (pl.col("device_ref") == device_ref)
-            & (pl.col("ts_max") >= since_ns)
-            & (pl.col("ts_min") < until_ns)
-        )["at"].to_list()
-        begin = 0
-        for group in range(file.num_row_groups if wanted else 0):
-            end = begin + file.metadata.row_group(group).num_rows
-            chosen = [at - begin for at in wanted if begin <= at < end]
-            if chosen:
-                rows = pl.DataFrame(file.read_row_group(group, columns=_CLEAR))[chosen].to_dicts()
-                yield from (
-                    {**row, "path": path, "group": group, "row": at}
-                    for row, at in zip(rows, chosen, strict=True)
-                )
-            begin = end
+    heads = file.read(columns=["device_ref", "ts_min", "ts_max"], use_threads=False)
+    is_wanted = pc.equal(heads["device_ref"], pa.scalar(device_ref, pa.large_string())).to_numpy()
+    is_wanted &= (heads["ts_max"].to_numpy() >= since_ns) & (heads["ts_min"].to_numpy() < until_ns)
+    wanted = np.flatnonzero(is_wanted)
+    if not wanted.size:
+        return
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    begins = np.cumsum([0, *sizes])
+    groups = np.searchsorted(begins, wanted, side="right") - 1
+    chosen = np.unique(groups)
+    # Where each row is among those of the groups that are read.
+    shifts = begins[:-1][chosen] - np.cumsum([0, *(sizes[group] for group in chosen[:-1])])
+    clear = file.read_row_groups(chosen.tolist(), columns=_CLEAR, use_threads=False)
+    rows = clear.take(wanted - shifts[np.searchsorted(chosen, groups)]).to_pylist()
+    for row, group, at in zip(rows, groups.tolist(), (wanted - begins[groups]).tolist(), strict=True):
+        yield {**row, "file": file, "group": group, "row": at}
 
 
 def _stored(number: int, row: Mapping[str, Any]) -> Stored:
@@ -262,7 +282,7 @@ def _stored(number: int, row: Mapping[str, Any]) -> Stored:
 
 
 def _place(row: Mapping[str, Any]) -> Place:
-    names = ("path", "group", "row", "block_id", "subject_ref", "file_id")
+    names = ("file", "group", "row", "block_id", "subject_ref", "file_id")
     return Place(*(row[name] for name in names))
 
 

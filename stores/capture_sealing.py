@@ -168,6 +168,9 @@ class BatchSealing:
         """
         self._keep = keep
         key = self._sealer.keys.identity_key("delivery")
+        if self._batch.devices:
+            refs = {self._registry.ref(name) for name in self._batch.devices if name != SHARED}
+            self._known = {device.id: device for device in self._registry.listing(list(refs))}
         for number, path, _ in self._batch.files():
             with path.open("rb") as opened:
                 self._digests[number] = delivery_digest(key, hashlib.file_digest(opened, "sha256").digest())
