@@ -29,6 +29,8 @@ _ICMP_PAIRS = ((0, 8), (9, 10), (13, 14), (15, 16), (17, 18))
 _ICMPV6_PAIRS = ((128, 129), (130, 131), (133, 134), (135, 136), (139, 140), (144, 145))
 _MAPPED = np.uint64(0xFFFF)  # above the 32 bits of an IPv4 address
 _WITH_PORTS, _WITH_ICMP = 1 << 32, 2 << 32
+# What tells directions apart beside their addresses; what is left of 64 bits is for pairs of those.
+REST_BITS = 46
 _WIDE = ("src_ip_high", "src_ip_low", "dst_ip_high", "dst_ip_low")
 # Where the message is one way, or its partner is not known, its own code takes the port's place.
 _NO_PARTNER = -1
@@ -102,7 +104,7 @@ def number_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) 
     protocol = np.where(valid["protocol"], columns["protocol"].astype(np.int64), 0x100)
     rest |= protocol << 34
     rest |= np.where(valid["ip"], columns["ip_version"].astype(np.int64), 0) << 43
-    shift = 46
+    shift = REST_BITS
     if count >> (63 - shift):
         rest, shift = _number(rest)[0], 32
     codes, distinct = _number((pairs << shift) | rest)

@@ -1,0 +1,186 @@
+"""What is worked out for distinct values only is what would be worked out packet by packet."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from transforms.capture import community
+from transforms.capture.blocks import cut_blocks, describe_block, slice_packets
+from transforms.capture.community import number_directions
+from transforms.capture.decoding import decode_names, decode_packets
+from transforms.capture.layers import fields_to_frame, frame_to_fields, read_fields, read_layers
+from transforms.capture.packets import Interface, Packets
+from transforms.capture.rows import NAMES, read_headers
+
+OF_FLOWS = {
+    "ip": ("ip_version", "src_ip_high", "src_ip_low", "dst_ip_high", "dst_ip_low"),
+    "protocol": ("protocol",),
+    "ports": ("src_port", "dst_port"),
+    "icmp": ("icmp_type", "icmp_code"),
+}
+ADDRESSES = [bytes(4), b"\x0a\0\0\1", b"\x0a\0\0\2", b"\xff" * 4]
+ADDRESSES6 = [bytes(16), bytes(10) + b"\xff\xff\x0a\0\0\1", bytes(8) + b"\0\1\xff\xff\x0a\0\0\1", b"\xfe" * 16]
+LABELS = st.lists(st.sampled_from([b"a", b"www", b"\xff", b"x" * 63, b"y" * 64]), max_size=6)
+
+
+def packets_of(frames, link_type=1):
+    records = [
+        struct.pack("<4I", at // 7 * 600, at, len(frame), len(frame)) + frame for at, frame in enumerate(frames)
+    ]
+    starts = np.cumsum([0, *map(len, records)], dtype=np.int64)
+    octets = np.frombuffer(b"".join(records), np.uint8)
+    return Packets(Interface(0, link_type, 65535, 1000), octets, starts)
+
+
+def ethernet(network, ethertype):
+    return bytes(12) + struct.pack(">H", ethertype) + network
+
+
+@st.composite
+def frames(draw):
+    """A packet of few addresses, protocols and ports, so that many agree in some of them; some are cut."""
+    protocol = draw(st.sampled_from([1, 6, 17, 58, 47, 132]))
+    transport = struct.pack(">HHHHI", *draw(st.tuples(*[st.sampled_from([0, 53, 256])] * 2)), 20, 0, 0) + bytes(
+        8
+    )
+    if draw(st.booleans()):
+        src, dst = draw(st.tuples(*[st.sampled_from(ADDRESSES)] * 2))
+        fragment = draw(st.sampled_from([0, 0, 0x2000, 7]))
+        head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(transport), 1, fragment, 64, protocol, 0)
+        frame = ethernet(head + src + dst + transport, 0x0800)
+    else:
+        src, dst = draw(st.tuples(*[st.sampled_from(ADDRESSES6)] * 2))
+        head = struct.pack(">IHBB", 6 << 28, len(transport), protocol, 64)
+        frame = ethernet(head + src + dst + transport, 0x86DD)
+    return frame[: draw(st.sampled_from([None, None, None, 20, 36, 37]))]
+
+
+def reference_of(layers):
+    """What a direction is, packet by packet."""
+    columns, valid = frame_to_fields(layers)
+    return [
+        tuple(
+            columns[name][row] if valid[group][row] else None
+            for group, names in OF_FLOWS.items()
+            for name in names
+        )
+        for row in range(layers.height)
+    ]
+
+
+@pytest.mark.parametrize("shift", [None, 62])
+@given(sent=st.lists(frames(), min_size=1, max_size=40))
+def test_packets_have_one_direction_where_they_agree(sent, shift):
+    packets = packets_of(sent)
+    columns, valid = read_fields(packets)
+    with pytest.MonkeyPatch.context() as patch:
+        if shift is not None:
+            # As if there were more pairs of addresses than fit beside ports and protocol.
+            patch.setattr(community, "REST_BITS", shift)
+        codes, firsts = number_directions(columns, valid)
+    expected = reference_of(read_layers(packets))
+    assert len(set(zip(codes.tolist(), expected, strict=True))) == len(set(expected)) == len(firsts)
+    assert firsts.tolist() == [codes.tolist().index(code) for code in range(len(firsts))]
+
+
+@given(sent=st.lists(frames(), min_size=1, max_size=20))
+def test_fields_and_frames_say_the_same(sent):
+    layers = read_layers(packets_of(sent))
+    assert fields_to_frame(*frame_to_fields(layers)).equals(layers)
+
+
+# -- names --------------------------------------------------------------------------------------
+
+
+def question_of(payload):
+    """The first question, read by itself as RFC 1035 has it; None where there is no whole one."""
+    labels, at = [], 12
+    try:
+        while size := payload[at]:
+            labels.append(payload[at + 1 : at + 1 + size])
+            at += 1 + size
+            if size > 63 or at > 12 + 254:
+                return None
+        name = b".".join(labels).decode() or "."
+    except (IndexError, UnicodeDecodeError):
+        return None
+    is_whole = payload[4:6] != b"\0\0" and len(payload) >= at + 5
+    return (name, int.from_bytes(payload[at + 1 : at + 3], "big")) if is_whole else None
+
+
+@st.composite
+def messages(draw):
+    name = b"".join(bytes([len(one)]) + one for one in draw(LABELS))
+    count = draw(st.sampled_from([0, 1, 1, 1, 256]))
+    whole = struct.pack(">6H", 7, 0, count, 0, 0, 0) + name + b"\0" + struct.pack(">HH", 28, 1) + b"rest"
+    return whole[: draw(st.sampled_from([None, None, 17, len(whole) - 4, len(whole) - 5]))]
+
+
+def udp(payload, port):
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 28 + len(payload), 1, 0, 64, 17, 0) + ADDRESSES[1] + ADDRESSES[2]
+    return ethernet(head + struct.pack(">4H", 40_000, port, 8 + len(payload), 0) + payload, 0x0800)
+
+
+@given(sent=st.lists(st.tuples(messages(), st.sampled_from([53, 5353, 9])), min_size=1, max_size=30))
+@example(sent=[(bytes(4) + b"\0\1" + bytes(6) + b"\x01a\0\0\1\0\1", 53)] * 3)
+def test_every_message_tells_its_own_question(sent):
+    packets = packets_of([udp(payload, port) for payload, port in sent])
+    found = decode_packets(packets, read_layers(packets))
+    told = dict(zip(found["row"], found.select("dns_query", "dns_type").rows(), strict=True))
+    expected = {
+        row: question_of(payload)
+        for row, (payload, port) in enumerate(sent)
+        if port != 9 and len(payload) >= 17
+    }
+    assert told == {row: question for row, question in expected.items() if question is not None}
+    names = {
+        row: said.sayings[code]["dns_query"]
+        for said in decode_names(packets, *read_fields(packets))
+        for row, code in zip(said.rows.tolist(), said.codes.tolist(), strict=True)
+    }
+    assert names == {row: name for row, (name, _) in told.items()}
+    (codes, texts) = read_headers([packets, packets]).names["dns_query"]
+    again = {row: texts[code] for row, code in enumerate(codes.tolist()) if code >= 0}
+    assert again == names | {row + len(packets): name for row, name in names.items()}
+
+
+def test_no_packets_have_no_headers():
+    headers = read_headers([])
+    assert set(headers.names) == set(NAMES)
+    assert all(len(mask) == 0 for mask in headers.valid.values())
+    assert all(len(codes) == 0 and not texts for codes, texts in headers.names.values())
+
+
+# -- blocks -------------------------------------------------------------------------------------
+
+
+@given(sent=st.lists(st.binary(max_size=60), min_size=1, max_size=60), size=st.integers(40, 600))
+def test_a_block_is_described_the_same_from_what_was_gathered_before(sent, size):
+    packets = packets_of(sent)
+    blocks = list(cut_blocks(packets, size))
+    assert b"".join(block.packets.records.tobytes() for block in blocks) == packets.records.tobytes()
+    for block in blocks:
+        fresh = Packets(block.packets.interface, block.packets.records, block.packets.starts)
+        assert fresh.ts_ns.tolist() == block.packets.ts_ns.tolist()
+        assert fresh.headers.tolist() == block.packets.headers.tolist()
+        again = describe_block(fresh, block.hour)
+        assert again.minutes == block.minutes and sum(block.minutes) == len(fresh) and len(block.minutes) == 60
+        assert (again.ts_min, again.ts_max) == (block.ts_min, block.ts_max)
+        backward = slice_packets(fresh, 0, len(fresh))
+        assert describe_block(backward, block.hour).minutes == block.minutes
+
+
+@given(st.permutations(range(20)))
+def test_minutes_are_counted_in_any_order(order):
+    records = b"".join(struct.pack("<4I", 100 * at, 0, 0, 0) for at in order)
+    packets = Packets(Interface(0, 1, 0, 1000), np.frombuffer(records, np.uint8), np.arange(0, 321, 16))
+    block = describe_block(packets, 0)
+    expected = [0] * 60
+    for at in order:
+        expected[100 * at // 60] += 1
+    assert block.minutes == expected
+    assert (block.ts_min, block.ts_max) == (0, 1900 * 10**9)
+    assert block.is_sorted == (list(order) == sorted(order))
