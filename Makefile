@@ -31,7 +31,7 @@ up: setup  ## the Dagster UI, and files taken as they land
 	@$(BIN)/lockhouse up
 
 test: setup  ## every test that needs nothing but the lock
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: setup  ## style, types, import rules, house rules, generated documents
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && echo "ruff: clean"

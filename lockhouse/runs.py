@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from stores.locks import exclusive
 from transforms.errors import LockhouseError, RunFailedError
 
 if TYPE_CHECKING:
@@ -29,17 +30,23 @@ def materialise(platform: Platform, source: str, batches: Sequence[Batch]) -> Ru
 
     Raises: RunFailedError where a step failed; the batches stay, and the next call takes them again.
     """
-    from dagster import DagsterInstance
-
     from orchestration.definitions import defs
     from orchestration.jobs import INGEST
 
     report = RunReport()
     job = defs.resolve_job_def(INGEST[source].name)
-    with DagsterInstance.get() as instance:
+    with _opened_instance(platform) as instance:
         for hour, ids in _by_hour(batches).items():
             _run_once(job, instance, source, hour, ids, report)
     return report
+
+
+def _opened_instance(platform: Platform) -> DagsterInstance:
+    """Open Dagster's storage; one at a time, since two that make it at once get in each other's way."""
+    from dagster import DagsterInstance
+
+    with exclusive(platform.home.locks / "dagster.lock"):
+        return DagsterInstance.get()
 
 
 def _by_hour(batches: Sequence[Batch]) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ from lockhouse.output import note
 from orchestration.instance import CODE_SOCKET
 
 if TYPE_CHECKING:
+    from orchestration.resources import Platform
     from stores.home import Home
 
 _STARTED_WITHIN_S = 120
@@ -31,14 +32,26 @@ _STOPPED_WITHIN_S = 15
 @click.command("up", short_help="Start the Dagster UI; take files as they land.")
 @click.option("--port", default=3000, show_default=True, help="The Dagster UI's port.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the UI listens; it knows no login.")
+@click.option("--listen-pcap", metavar="[HOST:]PORT", help="Take captures that devices send live.")
+@click.option("--feed-device", help="Whose live captures are that come without TLS, from this machine.")
+@click.option("--feed-tenant", default="default", show_default=True, help="Whose device that is.")
 @click.pass_obj
-def up_command(home: Path | None, port: int, host: str) -> int:
+def up_command(
+    home: Path | None,
+    port: int,
+    host: str,
+    listen_pcap: str | None,
+    feed_device: str | None,
+    feed_tenant: str,
+) -> int:
     """Start the Dagster UI and the daemon; files that are dropped in landing are taken. Ctrl-C stops all.
 
     \b
-    Example:
+    Examples:
       lockhouse up &
       cp events.json .lockhouse/landing/logins/default/
+      lockhouse up --listen-pcap 57012 --feed-device gateway-1
+      tcpdump -U -w - | nc 127.0.0.1 57012
     """
     from lockhouse.setup import prepare_home
     from orchestration.instance import write_workspace
@@ -47,9 +60,24 @@ def up_command(home: Path | None, port: int, host: str) -> int:
         raise click.UsageError("Dagster's UI has no login: it listens on this machine only")
     platform, _ = prepare_home(home)
     platform.landing.drop_folder("logins", "default").mkdir(parents=True, exist_ok=True)
+    feed = _feed_command(platform, listen_pcap, feed_device, feed_tenant) if listen_pcap else {}
     with _alone(platform.home.locks / "up.lock") as lock:
         crew = Crew(platform.home, lock, f"http://{host}:{port}")
-        return crew.run(_commands(write_workspace(platform.home.dagster), host, port))
+        return crew.run(_commands(write_workspace(platform.home.dagster), host, port) | feed)
+
+
+def _feed_command(platform: Platform, address: str, device: str | None, tenant: str) -> dict[str, list[str]]:
+    """Give the live feed's process, by name.
+
+    Raises: UsageError where it would refuse to start: that is told here, not in a log.
+    """
+    from lockhouse.feed import plan_listening
+
+    planned = plan_listening(platform.settings, address, device, tenant)
+    named = ["--feed-device", device, "--feed-tenant", tenant] if device else []
+    home = str(platform.home.root)
+    command = [sys.executable, "-m", "lockhouse.feed", "--home", home, "--listen", planned.address]
+    return {"feed": [*command, *named]}
 
 
 @contextlib.contextmanager
@@ -99,10 +127,10 @@ class Crew:
             note("Starting (10 to 20 seconds) …")
             self._start("code", commands["code"])
             if self._waited_for(self._code_answers):
-                for name in ("ui", "daemon"):
+                for name in commands.keys() - {"code"}:
                     self._start(name, commands[name])
             if self._waited_for(self._ui_answers):
-                self._tell()
+                self._tell(commands)
             return self._watch()
         finally:
             self._stop()
@@ -110,9 +138,11 @@ class Crew:
                 signal.signal(one, handler)
             note("Stopped.")
 
-    def _tell(self) -> None:
+    def _tell(self, commands: dict[str, list[str]]) -> None:
         note(f"Dagster UI   {self._address}")
         note(f"Drop files   {self._home.landing}/logins/default/")
+        if "feed" in commands:
+            note(f"Live feed    {commands['feed'][commands['feed'].index('--listen') + 1]}")
         note(f"Logs         {self._logs()}/")
         note("Stop         Ctrl-C")
 

@@ -60,6 +60,19 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes of packets that a tenant may keep, beyond which the oldest hours go.",
     )
+    feed_certificate_file: Path | None = Field(
+        None, description="The live feed's own TLS certificate, with what leads to its authority."
+    )
+    feed_key_file: Path | None = Field(None, description="The private key of that certificate.")
+    feed_ca_file: Path | None = Field(
+        None, description="The authorities that devices' certificates for the live feed come from."
+    )
+    feed_segment_bytes: int = Field(
+        64 << 20, ge=1, description="Bytes after which a file of the live feed is closed and taken in."
+    )
+    feed_segment_seconds: float = Field(
+        60, gt=0, description="Seconds after which a file of the live feed is closed and taken in."
+    )
     k_threshold: int = Field(10, ge=1, description="Fewest people in a published group of an aggregate.")
     session_gap_minutes: int = Field(30, ge=1, description="Longest pause inside one session of a person.")
     aws_region: str = Field("eu-central-1", description="The AWS region of S3 and Secrets Manager.")

@@ -37,6 +37,8 @@ class Action(StrEnum):
     CAPTURE_REQUESTED = "captures:export:requested"
     CAPTURES_LISTED = "captures:exports:listed"
     CAPTURE_OPENED = "captures:export:opened"
+    FEED_OPENED = "captures:feed:opened"
+    FEED_CLOSED = "captures:feed:closed"
     DEVICES_LISTED = "devices:registry:listed"
     DEVICE_ADDED = "devices:device:added"
     DEVICE_OWNED = "devices:ownership:begun"

@@ -167,7 +167,7 @@ def test_a_misspelt_command_is_guessed(call: Call):
 def test_an_unknown_source_names_those_that_there_are(call: Call, file: Path, home: Path):
     called = call("ingest", "no-such-source", file, home=home)
     assert called.code == WRONG_USAGE
-    assert "there are: logins" in called.err
+    assert "there are: captures, logins" in called.err
     assert not home.exists()
 
 
