@@ -84,7 +84,7 @@ def _planned(caller: Caller, window: Window, action: Action) -> Iterator[tuple[C
     }
     right = Right.READ_PAYLOAD if wants_payload else Right.READ_CAPTURES
     try:
-        with caller.permitted(right, action, **marks):
+        with caller.permitted(right, action, on_device=marks["device"], **marks):
             exports = caller.platform.capture_exports(caller.tenant)
             device = devices.find(window.device)
             with exports.planned(device, window.since, window.until, window.format) as plan:

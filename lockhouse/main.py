@@ -35,6 +35,10 @@ COMMANDS = {
     "leaks": "leaks",
     "audit": "audit",
     "tenant": "setup",
+    "user": "access",
+    "client": "access",
+    "role": "access",
+    "grant": "access",
     "doctor": "doctor",
 }
 

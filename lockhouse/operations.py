@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,33 +38,60 @@ _ENTRY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass
 class Caller:
-    """Who asks, in which tenant, through which platform."""
+    """Who asks, in which tenant, through which platform.
+
+    `scopes` bound what a token may be used for, none do where there is no token. `marks` (the request's id,
+    the client, the purpose) go into every entry of the trail; `entries` counts those.
+    """
 
     platform: Platform
     principal: str
     tenant: str
     results: dict[str, int | str] = field(default_factory=dict)
+    scopes: frozenset[Right] | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
+    entries: int = 0
 
     @contextmanager
-    def permitted(self, right: Right, action: Action, **parameters: str | int | None) -> Iterator[None]:
+    def permitted(
+        self, right: Right, action: Action, on_device: str | None = None, **parameters: str | int | None
+    ) -> Iterator[None]:
         """Authorise and audit before the block runs; write down afterwards how it went.
 
-        `results`, filled in the block, go into the closing entry. Raises: RefusedError, audited too.
+        `on_device` is the pseudonym of a device that a grant may cover. `results`, filled in the block, go
+        into the closing entry. Raises: RefusedError, audited too.
         """
-        audit, tenant = self.platform.audit, self.known_tenant()
         try:
-            role = self.platform.access.authorise(self.principal, right, tenant)
+            role = self.authorise(right, on_device)
         except RefusedError:
-            audit.record(tenant, self.principal, action, Outcome.REFUSED, right=right, **parameters)
+            self.record(action, Outcome.REFUSED, right=right, **parameters)
             raise
-        audit.record(tenant, self.principal, action, Outcome.ALLOWED, role=role, **parameters)
+        self.record(action, Outcome.ALLOWED, role=role, **parameters)
         self.results = {}
         try:
             yield
         except BaseException:
-            audit.record(tenant, self.principal, action, Outcome.FAILED, **parameters)
+            # What left before it failed stands in the trail too.
+            self.record(action, Outcome.FAILED, **parameters, **self.results)
             raise
-        audit.record(tenant, self.principal, action, Outcome.DONE, **parameters, **self.results)
+        self.record(action, Outcome.DONE, **parameters, **self.results)
+
+    def authorise(self, right: Right, on_device: str | None = None) -> str:
+        """Give what allows it.
+
+        Raises: RefusedError where nothing does, or the token's scopes leave it out.
+        """
+        tenant = self.known_tenant()
+        if self.scopes is not None and right not in self.scopes:
+            raise RefusedError(f"the token lacks the scope {right}")
+        return self.platform.access.authorise(self.principal, right, tenant, on_device)
+
+    def record(self, action: Action, outcome: Outcome, **parameters: str | int | None) -> None:
+        """Write an entry; it is durable when this returns."""
+        self.platform.audit.record(
+            self.known_tenant(), self.principal, action, outcome, **self.marks, **parameters
+        )
+        self.entries += 1
 
     def digest(self, text: str) -> str:
         """Give a keyed digest of something that may hold a personal value, for the audit trail."""

@@ -134,7 +134,7 @@ RIGHT_MEANINGS: dict[Right, str] = {
     Right.READ_PAYLOAD: "export packets as they were captured",
     Right.MANAGE_DEVICES: "register devices, their owners and addresses, and list them",
     Right.READ_AUDIT: "read and verify the audit trail",
-    Right.OPERATE: "add tenants; scan the home for leaks",
+    Right.OPERATE: "add tenants, users, clients, roles and grants; scan the home for leaks",
 }
 
 

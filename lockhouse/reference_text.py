@@ -158,8 +158,9 @@ $categories
 
 RIGHTS_INTRODUCTION = """
 A principal holds roles in a tenant, or in every tenant. What no role allows is refused, and the refusal is
-in the audit trail. Whoever makes a home becomes its operator; commands that assign other roles are not
-there yet.
+in the audit trail. Whoever makes a home becomes its operator and gives roles to others with
+`lockhouse role add`. Over single devices, and for some time, the rights of `captures` are given with
+`lockhouse grant add`. The rights are the scopes of tokens, too.
 """
 
 AUDIT_INTRODUCTION = """

@@ -28,6 +28,8 @@ from stores.marts import Marts
 from stores.outbox import Outbox
 from stores.settings import Settings, load_settings
 from stores.tables import Tables
+from stores.tokens import Tokens, read_issuers
+from stores.users import Users
 from transforms.access import Role
 from transforms.audit import Action, Outcome
 from transforms.errors import UsageError
@@ -84,6 +86,19 @@ class Platform:
     def access(self) -> Access:
         """Principals, roles, tenants."""
         return Access(self.database, now)
+
+    @cached_property
+    def users(self) -> Users:
+        """People who sign in."""
+        return Users(self.database, now)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Access tokens: our own, and those of other issuers."""
+        chosen = self.settings
+        others = read_issuers(chosen.service_issuers_file)
+        issuer = chosen.service_url or "urn:lockhouse"
+        return Tokens(self.provider, self.access.clients, issuer, others, now)
 
     @cached_property
     def audit(self) -> AuditTrail:

@@ -1,4 +1,4 @@
-"""Principals and their roles: who holds which right in which tenant. Denied unless granted."""
+"""Who may do what: roles of principals, scopes of clients, grants over devices. Denied unless granted."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from stores.clients import Clients
 from stores.database import PRINCIPALS, ROLE_ASSIGNMENTS, TENANTS, Database
-from transforms.access import Right, Role, allows
-from transforms.errors import RefusedError
+from stores.grants import Grants
+from transforms.access import OF_DEVICES, Right, Role, allows
+from transforms.errors import RefusedError, UsageError
 
 EVERY_TENANT = "*"
 
@@ -20,6 +22,16 @@ class Access:
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         """Remember the database; nothing is read yet."""
         self._database, self._clock = database, clock
+        self.clients, self.grants = Clients(database, clock), Grants(database, clock)
+        self._roles = database.prepare(
+            sa.select(ROLE_ASSIGNMENTS.c.role).where(
+                ROLE_ASSIGNMENTS.c.principal == sa.bindparam("principal"),
+                sa.or_(
+                    ROLE_ASSIGNMENTS.c.tenant == sa.bindparam("tenant"),
+                    ROLE_ASSIGNMENTS.c.tenant == EVERY_TENANT,
+                ),
+            )
+        )
 
     def add_tenant(self, tenant: str) -> bool:
         """Register a tenant; give whether it is new."""
@@ -42,20 +54,46 @@ class Access:
 
     def roles(self, principal: str, tenant: str) -> list[str]:
         """Give the roles that a principal holds in a tenant."""
-        query = sa.select(ROLE_ASSIGNMENTS.c.role).where(
-            ROLE_ASSIGNMENTS.c.principal == principal,
-            ROLE_ASSIGNMENTS.c.tenant.in_([tenant, EVERY_TENANT]),
-        )
-        return [row["role"] for row in self._database.rows(query)]
+        return [role for (role,) in self._roles(principal=principal, tenant=tenant)]
 
-    def authorise(self, principal: str, right: Right, tenant: str) -> str:
-        """Give the role that allows it.
+    def assignments(self, tenant: str) -> list[dict[str, str]]:
+        """Give who holds which role in a tenant, those that hold it in every tenant included."""
+        chosen = ROLE_ASSIGNMENTS.c.tenant.in_([tenant, EVERY_TENANT])
+        query = sa.select(ROLE_ASSIGNMENTS).where(chosen)
+        return self._database.rows(query.order_by(ROLE_ASSIGNMENTS.c.principal, ROLE_ASSIGNMENTS.c.role))
 
-        Raises: RefusedError where none does.
+    def unassign(self, principal: str, role: Role, tenant: str) -> None:
+        """Take a role away, from the next request on.
+
+        Raises: UsageError where the principal does not hold it there, or is the last operator of all.
+        """
+        with self._database.begin() as connection:
+            held = {"principal": principal, "role": str(role), "tenant": tenant}
+            chosen = sa.and_(*(ROLE_ASSIGNMENTS.c[name] == value for name, value in held.items()))
+            if not connection.execute(sa.select(sa.literal(1)).where(chosen)).first():
+                raise UsageError("that role is not held there: `lockhouse role list` shows who holds what")
+            connection.execute(sa.delete(ROLE_ASSIGNMENTS).where(chosen))
+            operators = ROLE_ASSIGNMENTS.c.role == str(Role.OPERATOR)
+            everywhere = sa.and_(operators, ROLE_ASSIGNMENTS.c.tenant == EVERY_TENANT)
+            if not connection.execute(sa.select(sa.literal(1)).where(everywhere)).first():
+                raise UsageError("that is the last operator: give the role to somebody else first")
+
+    def authorise(self, principal: str, right: Right, tenant: str, device_ref: str | None = None) -> str:
+        """Give what allows it: a role, `scope` of a client, or `grant:<id>` for a device.
+
+        Raises: RefusedError where nothing does.
         """
         for role in self.roles(principal, tenant):
             if allows(role, right):
                 return role
+        # A scope says what a program may ask for; whose packets it gets, only a grant says.
+        client = self.clients.find(principal) if right not in OF_DEVICES else None
+        if client is not None and client.tenant == tenant and right in client.scopes and not client.revoked_at:
+            return "scope"
+        if device_ref is not None and right in OF_DEVICES:
+            grant = self.grants.covering(principal, right, tenant, device_ref)
+            if grant is not None:
+                return f"grant:{grant}"
         raise RefusedError(f"{principal} holds no role with the right {right} in tenant {tenant}")
 
     def _now(self) -> str:

@@ -6,7 +6,8 @@ migrations in `stores/migrations`; a test holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 METADATA = MetaData()
-HEAD = "0002"  # the newest migration
+HEAD = "s001"  # the newest migration
 
 TENANTS = sa.Table(
     "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
@@ -135,6 +136,85 @@ OUTBOX = sa.Table(
     Column("done_at", Text),
 )
 
+# People who may sign in. The name is the principal; the password is stretched.
+USERS = sa.Table(
+    "users",
+    METADATA,
+    Column("principal", Text, sa.ForeignKey("principals.id"), primary_key=True),
+    Column("password_hash", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("disabled_at", Text),
+)
+
+# Who is signed in, by the digest of what the browser keeps.
+SESSIONS = sa.Table(
+    "sessions",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("principal", Text, sa.ForeignKey("users.principal"), nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("csrf", Text, nullable=False),
+    Column("expires_at", Text, nullable=False),
+)
+
+# Programs. A token bears the epoch in which it was given: a later epoch cuts off all that went before.
+CLIENTS = sa.Table(
+    "clients",
+    METADATA,
+    Column("principal", Text, sa.ForeignKey("principals.id"), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("revoked_at", Text),
+)
+
+CLIENT_SECRETS = sa.Table(
+    "client_secrets",
+    METADATA,
+    Column("principal", Text, sa.ForeignKey("clients.principal"), primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
+# Which devices a group has, by their pseudonyms.
+DEVICE_GROUPS = sa.Table(
+    "device_groups",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("device_ref", Text, primary_key=True),
+)
+
+# A role over the devices of a group, for some time.
+GRANTS = sa.Table(
+    "grants",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("device_group", Text, nullable=False),
+    Column("since", Text, nullable=False),
+    Column("until", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("revoked_at", Text),
+)
+
+# What a request with an idempotency key came to; its body is known by a keyed digest.
+IDEMPOTENCY = sa.Table(
+    "idempotency",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("principal", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("status", Integer),
+    Column("response", Text),
+    Column("created_at", Text, nullable=False),
+)
+
 AUDIT = sa.Table(
     "audit",
     METADATA,
@@ -167,6 +247,7 @@ class Database:
         """Take SQLAlchemy's address of the database."""
         self.url = url
         self._engine = sa.create_engine(url)
+        self._reading = threading.local()
         if url.startswith("sqlite"):
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", _begin_immediate)
@@ -186,6 +267,36 @@ class Database:
         """Run a query and give its rows as dictionaries."""
         with self.begin() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+    def prepare(self, query: sa.Select[Any]) -> Callable[..., list[tuple[Any, ...]]]:
+        """Compile a query of named parameters once; give what runs it, some twenty times faster than `rows`.
+
+        It reads outside of any transaction, on a connection that its thread keeps.
+        """
+        compiled = query.compile(dialect=self._engine.dialect)
+        text, names = str(compiled), compiled.positiontup
+        fixed = {name: one.value for name, one in compiled.binds.items() if not one.required}
+
+        def run(**values: object) -> list[tuple[Any, ...]]:
+            given = fixed | values
+            cursor = self._reader().cursor()
+            try:
+                cursor.execute(text, tuple(given[name] for name in names) if names is not None else given)
+                return list(cursor.fetchall())
+            finally:
+                cursor.close()
+
+        return run
+
+    def _reader(self) -> Any:  # noqa: ANN401 - a driver's connection
+        """Give this thread's own connection, taken out of the pool: threads outlive what the pool lends."""
+        if not hasattr(self._reading, "connection"):
+            borrowed = self._engine.raw_connection()
+            borrowed.detach()
+            if self._engine.dialect.name != "sqlite":
+                borrowed.driver_connection.autocommit = True  # type: ignore[union-attr]
+            self._reading.connection = borrowed
+        return self._reading.connection
 
     def migrate(self) -> None:
         """Bring the schema to the newest migration; nothing happens where it is there."""

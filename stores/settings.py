@@ -73,6 +73,30 @@ class Settings(BaseSettings):
     feed_segment_seconds: float = Field(
         60, gt=0, description="Seconds after which a file of the live feed is closed and taken in."
     )
+    service_url: str | None = Field(
+        None, description="The address under which the service is reached; issuer of its tokens, too."
+    )
+    service_issuers_file: Path | None = Field(
+        None, description="A JSON file of other issuers whose tokens count; see the how-to guide."
+    )
+    service_certificate_file: Path | None = Field(
+        None, description="The service's own TLS certificate, with what leads to its authority."
+    )
+    service_key_file: Path | None = Field(None, description="The private key of that certificate.")
+    service_behind_proxy: bool = Field(
+        False, description="Whether a proxy in front of the service ends TLS, so that it may listen elsewhere."
+    )
+    service_requests_per_minute: int = Field(
+        1200, ge=1, description="Requests a minute that each caller may make, before it is asked to wait."
+    )
+    service_query_seconds: float = Field(30, gt=0, description="Seconds after which a query is stopped.")
+    upload_limit_bytes: int = Field(500_000_000, ge=1, description="The largest file that can be uploaded.")
+    upload_quota_bytes: int = Field(
+        4 << 30, ge=1, description="Bytes of unfinished uploads that a tenant may hold at once."
+    )
+    upload_interval_seconds: int = Field(900, ge=1, description="How often devices should send, they are told.")
+    upload_wifi_only: bool = Field(False, description="Whether devices should send over Wi-Fi only.")
+    upload_charging_only: bool = Field(False, description="Whether devices should send only while charging.")
     k_threshold: int = Field(10, ge=1, description="Fewest people in a published group of an aggregate.")
     session_gap_minutes: int = Field(30, ge=1, description="Longest pause inside one session of a person.")
     aws_region: str = Field("eu-central-1", description="The AWS region of S3 and Secrets Manager.")

@@ -20,6 +20,10 @@ class Right(StrEnum):
     OPERATE = "admin"
 
 
+# Rights that a grant can give over the devices of a group.
+OF_DEVICES = frozenset({Right.READ_CAPTURES, Right.READ_PAYLOAD})
+
+
 class Role(StrEnum):
     """What a principal is in a tenant."""
 
