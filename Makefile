@@ -44,8 +44,9 @@ check: setup  ## style, types, import rules, house rules, generated documents
 bench: setup  ## each benchmark against its peers, ratios printed
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-test-browser: setup  ## the pages in a real browser (arrives with the service)
-	@echo "no pages yet: they arrive with the service"; exit 1
+test-browser: setup  ## the pages in a real browser: Debian's chromium, or CHROMIUM=path
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || { echo "no chromium: apt-get install chromium"; exit 1; }
+	@$(BIN)/python -m pytest tests/browser -q -p no:randomly
 
 test-corpus: setup  ## suites over real data in ../shared/data, or CORPUS=folder
 	@test -d "$${CORPUS:-../shared/data}" || { echo "no corpus: give CORPUS=folder, one with captures in it"; exit 1; }

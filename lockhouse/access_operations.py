@@ -151,6 +151,7 @@ def who_reads(caller: Caller, device: str) -> list[dict[str, Any]]:
     """Say who can read a device's packets now, by which role or grant, and with payload or without."""
     ref = device_ref(caller, device)
     with caller.permitted(Right.OPERATE, Action.ACCESS_LISTED, what="readers", device=ref):
+        caller.platform.devices(caller.tenant).find(device)
         access = caller.platform.access
         held = [
             {"principal": one["principal"], "role": one["role"], "by": "role", "until": None}

@@ -33,6 +33,33 @@ def audit_list(home: Path | None, limit: int, tenant: str, as_json: bool) -> Non
     show_table(["entry", "at (UTC)", "who", "action", "outcome", "parameters"], rows, right=["entry"])
 
 
+@audit_command.command("export")
+@click.option(
+    "--format", "form", type=click.Choice(["ocsf", "delta"]), default="ocsf", show_default=True, help="As what."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The file, or the table's folder."
+)
+@tenant_option
+@json_option
+@click.pass_obj
+def audit_export(home: Path | None, form: str, output: Path, tenant: str, as_json: bool) -> None:
+    """Write the whole trail as OCSF API Activity in JSON lines, or as a Delta table.
+
+    \b
+    Examples:
+      lockhouse audit export -o trail.jsonl
+      lockhouse audit export --format delta -o trail
+    """
+    from lockhouse.operations import export_audit
+
+    rows = export_audit(caller_of(home, tenant), form, output)
+    if as_json:
+        show_json({"tenant": tenant, "format": form, "rows": rows, "output": str(output.absolute())})
+    else:
+        note(f"Wrote {rows:,} entries of {tenant} to {output}")
+
+
 @audit_command.command("verify")
 @tenant_option
 @json_option

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,13 +18,16 @@ from stores.capture_exports import CaptureExports, Change, Plan, check_window
 from stores.devices import Device, Kind
 from stores.kept_exports import hour_start
 from stores.outbox import EXPORT
+from stores.sql import SqlSandbox
 from transforms.access import Right
-from transforms.audit import Action
+from transforms.audit import Action, Outcome
 from transforms.capture.anonymise import AnonymiseKeys, Scheme, anonymise_packets
 from transforms.capture.blocks import MINUTE_NS
 from transforms.capture.exports import Format
 from transforms.errors import RefusedError
 
+# The part of a token that is equal for equal values.
+JOIN_CHARACTERS = 28
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MANIFEST_SUFFIX = ".manifest.json"
 
@@ -60,13 +63,68 @@ def export_capture(caller: Caller, window: Window, output: Path | BinaryIO) -> d
         return result
 
 
-def summarise_capture(caller: Caller, window: Window) -> dict[str, Any]:
-    """Count packets of a device by the minute; nothing leaves."""
+@dataclass(frozen=True)
+class Opened:
+    """An export that was granted and is in the trail, but of which nothing has left yet.
+
+    `etag` changes with the packets, the window and the form; `stream` can be called more than once.
+    """
+
+    plan: Plan
+    size_bytes: int
+    etag: str
+    stream: Callable[[], Iterator[memoryview]]
+
+
+@contextmanager
+def opened_capture(caller: Caller, window: Window) -> Iterator[Opened]:
+    """Authorise, audit and plan an export for a door that streams it; what it sent closes the entry.
+
+    Raises: as `export_capture`.
+    """
+    with _planned(caller, window, Action.CAPTURE_EXPORTED) as (exports, plan):
+        change = _anonymising(caller, window.scheme) if window.anonymise else None
+        # What anonymising takes away is known only once it is done: a pass that writes nowhere.
+        size = sum(map(len, exports.stream(plan, change))) if change else plan.size_bytes
+        blocks = [place.block_id for _, place in sorted(plan.places.items())]
+        named = [*blocks, str(plan.since_ns), str(plan.until_ns), plan.layout.format, str(window.anonymise)]
+        caller.results["packets"] = plan.packets
+        yield Opened(plan, size, caller.digest("\n".join(named)), lambda: exports.stream(plan, change))
+
+
+def reads_payload(caller: Caller, device: str) -> bool:
+    """Whether the caller may have the payload of a device's packets; what is then done is authorised anew."""
+    try:
+        caller.authorise(Right.READ_PAYLOAD, caller.platform.devices(caller.known_tenant()).ref(device))
+    except RefusedError:
+        return False
+    return True
+
+
+def summarise_capture(caller: Caller, window: Window, with_bytes: bool = False) -> dict[str, Any]:
+    """Count packets of a device by the minute, and their bytes where asked for; nothing leaves."""
     with _planned(caller, window, Action.CAPTURE_SUMMARISED) as (_, plan):
         caller.results.update(packets=plan.packets)
+        sizes = {"bytes_per_minute": _bytes_per_minute(caller, window)} if with_bytes else {}
         counts = {_minute(at): count for at, count in sorted(plan.summary.minutes.items())}
         nothing = {"sha256": None, "manifest": None}
-        return {**_summary(plan), "bytes": plan.size_bytes, **nothing, "packets_per_minute": counts}
+        return {**_summary(plan), "bytes": plan.size_bytes, **nothing, "packets_per_minute": counts, **sizes}
+
+
+def _bytes_per_minute(caller: Caller, window: Window) -> dict[str, int]:
+    """Add up captured bytes from the packet table, whose rows name the device by its token's first part."""
+    sandbox = SqlSandbox(caller.platform.tables, caller.tenant)
+    if "masked.packets" not in sandbox.names():
+        return {}
+    token = caller.platform.devices(caller.tenant).find(window.device).token[:JOIN_CHARACTERS]
+    query = (
+        "select strftime(occurred_at, '%Y-%m-%dT%H:%MZ') as minute, sum(captured_bytes)::bigint as size "  # noqa: S608
+        f"from masked.packets where left(device_token, {JOIN_CHARACTERS}) = '{token}' "
+        f"and packet_hour in ('{window.since:%Y-%m-%dT%H}', '{window.until:%Y-%m-%dT%H}') "
+        f"and occurred_at >= timestamptz '{window.since.isoformat()}' "
+        f"and occurred_at < timestamptz '{window.until.isoformat()}' group by 1 order by 1"
+    )
+    return {row["minute"]: row["size"] for row in sandbox.run(query).to_pylist()}
 
 
 @contextmanager
@@ -213,6 +271,19 @@ def add_device(caller: Caller, device: str) -> Device:
     devices = caller.platform.devices(caller.known_tenant())
     with caller.permitted(Right.MANAGE_DEVICES, Action.DEVICE_ADDED, device=devices.ref(device)):
         return devices.register(device)
+
+
+def readable_devices(caller: Caller) -> list[str]:
+    """Give the ids of the devices whose packets the caller can read now: all, or those of its grants."""
+    devices, access = caller.platform.devices(caller.known_tenant()), caller.platform.access
+    try:
+        caller.authorise(Right.READ_CAPTURES)
+        refs = None
+    except RefusedError:
+        refs = access.grants.devices_of(caller.principal, caller.tenant)
+    found = [one.id for one in devices.listing(refs)]
+    caller.record(Action.DEVICES_LISTED, Outcome.DONE, devices=len(found))
+    return sorted(found)
 
 
 def list_devices(caller: Caller) -> list[Device]:

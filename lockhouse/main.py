@@ -24,6 +24,7 @@ COMMANDS = {
     "init": "setup",
     "demo": "demo",
     "up": "up",
+    "serve": "serve",
     "ingest": "ingest",
     "tables": "tables",
     "sql": "tables",

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from orchestration.resources import Platform, now
 from stores.audit import Verdict
+from stores.audit_exports import write_delta, write_ocsf
 from stores.canaries import canaries_of
 from stores.contracts import load_contracts
 from stores.home import checked_tenant
@@ -24,7 +25,7 @@ from stores.tables import Commit, TableInfo
 from transforms.access import Right
 from transforms.audit import Action, Outcome
 from transforms.audit import Entry as AuditEntry
-from transforms.errors import RefusedError, UsageError
+from transforms.errors import MissingError, RefusedError, UsageError
 from transforms.pii.canonical import canonicalise
 from transforms.pii.ciphers import keyed_digest
 from transforms.pii.siv import decrypt_column, encrypt_column
@@ -142,10 +143,10 @@ def _token_columns(caller: Caller, info: TableInfo) -> list[str]:
     return [name for name in names if name.endswith("_token")]
 
 
-def run_sql(caller: Caller, query: str, limit: int | None = None) -> pa.Table:
+def run_sql(caller: Caller, query: str, limit: int | None = None, timeout_s: float | None = None) -> pa.Table:
     """Run a reading query over the tenant's masked and curated tables."""
     with caller.permitted(Right.READ_TABLES, Action.SQL_RUN, query=caller.digest(query)):
-        rows = SqlSandbox(caller.platform.tables, caller.tenant).run(query, limit)
+        rows = SqlSandbox(caller.platform.tables, caller.tenant).run(query, limit, timeout_s)
         caller.results["rows"] = rows.num_rows
         return rows
 
@@ -236,6 +237,24 @@ def read_audit(caller: Caller, limit: int) -> list[AuditEntry]:
         return caller.platform.audit.entries(caller.tenant, limit)
 
 
+def read_audit_page(caller: Caller, before: int | None, limit: int, own: bool) -> list[AuditEntry]:
+    """Give a page of the trail, the latest first, older than `before`; `own` entries are anybody's to read."""
+    if not own:
+        with caller.permitted(Right.READ_AUDIT, Action.AUDIT_READ, limit=limit, before=before):
+            return caller.platform.audit.page(caller.tenant, before, limit)
+    caller.record(Action.AUDIT_READ, Outcome.DONE, limit=limit, before=before, own="true")
+    return caller.platform.audit.page(caller.tenant, before, limit, caller.principal)
+
+
+def export_audit(caller: Caller, form: str, output: Path) -> int:
+    """Write the tenant's trail as OCSF JSON lines, or as a Delta table in place of an older one."""
+    with caller.permitted(Right.READ_AUDIT, Action.AUDIT_EXPORTED, format=form):
+        entries = caller.platform.audit.entries(caller.tenant)
+        write_ocsf(output, entries) if form == "ocsf" else write_delta(output, entries)
+        caller.results["rows"] = len(entries)
+        return len(entries)
+
+
 def verify_audit(caller: Caller) -> Verdict:
     """Verify the tenant's trail; its head is signed first, so that later cuts will show."""
     with caller.permitted(Right.READ_AUDIT, Action.AUDIT_VERIFIED):
@@ -286,4 +305,4 @@ def _store_of(caller: Caller, entry_id: str) -> Quarantine:
     for store in _quarantines(caller, None):
         if any(entry.id == entry_id for entry in store.entries()):
             return store
-    raise UsageError("no such quarantine entry: `lockhouse quarantine list` shows them")
+    raise MissingError("no such quarantine entry: `lockhouse quarantine list` shows them")

@@ -19,6 +19,7 @@ import click
 
 from lockhouse.main import FAILED
 from lockhouse.output import note
+from lockhouse.serve import DEFAULT_PORT
 from orchestration.instance import CODE_SOCKET
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _STOPPED_WITHIN_S = 15
 @click.command("up", short_help="Start the Dagster UI; take files as they land.")
 @click.option("--port", default=3000, show_default=True, help="The Dagster UI's port.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the UI listens; it knows no login.")
+@click.option("--api-port", default=DEFAULT_PORT, show_default=True, help="The HTTP service's port.")
 @click.option("--listen-pcap", metavar="[HOST:]PORT", help="Take captures that devices send live.")
 @click.option("--feed-device", help="Whose live captures are that come without TLS, from this machine.")
 @click.option("--feed-tenant", default="default", show_default=True, help="Whose device that is.")
@@ -40,11 +42,12 @@ def up_command(
     home: Path | None,
     port: int,
     host: str,
+    api_port: int,
     listen_pcap: str | None,
     feed_device: str | None,
     feed_tenant: str,
 ) -> int:
-    """Start the Dagster UI and the daemon; files that are dropped in landing are taken. Ctrl-C stops all.
+    """Start the Dagster UI, its daemon and the HTTP service; what lands is taken in. Ctrl-C stops all.
 
     \b
     Examples:
@@ -62,8 +65,15 @@ def up_command(
     platform.landing.drop_folder("logins", "default").mkdir(parents=True, exist_ok=True)
     feed = _feed_command(platform, listen_pcap, feed_device, feed_tenant) if listen_pcap else {}
     with _alone(platform.home.locks / "up.lock") as lock:
-        crew = Crew(platform.home, lock, f"http://{host}:{port}")
-        return crew.run(_commands(write_workspace(platform.home.dagster), host, port) | feed)
+        crew = Crew(platform.home, lock, f"http://{host}:{port}", f"http://{host}:{api_port}")
+        service = _service_command(platform.home, host, api_port)
+        return crew.run(_commands(write_workspace(platform.home.dagster), host, port) | service | feed)
+
+
+def _service_command(home: Home, host: str, port: int) -> dict[str, list[str]]:
+    """Give the HTTP service's process, by name; on this machine only, as all of `up`."""
+    serve = ["serve", "--host", host, "--port", str(port)]
+    return {"service": [sys.executable, "-m", "lockhouse.main", "--home", str(home.root), *serve]}
 
 
 def _feed_command(platform: Platform, address: str, device: str | None, tenant: str) -> dict[str, list[str]]:
@@ -114,9 +124,9 @@ def _commands(workspace: Path, host: str, port: int) -> dict[str, list[str]]:
 class Crew:
     """The processes of `up`: started in order, watched, stopped together."""
 
-    def __init__(self, home: Home, lock: int, address: str) -> None:
-        """Remember the home, the lock that every child inherits, and the UI's address."""
-        self._home, self._lock, self._address = home, lock, address
+    def __init__(self, home: Home, lock: int, address: str, service: str) -> None:
+        """Remember the home, the lock that every child inherits, the UI's address and the service's."""
+        self._home, self._lock, self._address, self._service = home, lock, address, service
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = False
 
@@ -140,6 +150,7 @@ class Crew:
 
     def _tell(self, commands: dict[str, list[str]]) -> None:
         note(f"Dagster UI   {self._address}")
+        note(f"Service      {self._service}")
         note(f"Drop files   {self._home.landing}/logins/default/")
         if "feed" in commands:
             note(f"Live feed    {commands['feed'][commands['feed'].index('--listen') + 1]}")

@@ -17,6 +17,7 @@ from stores.captures import CaptureIntake
 from stores.database import Database
 from stores.devices import Devices
 from stores.home import Home, checked_tenant
+from stores.idempotency import Idempotency
 from stores.intake import Intake
 from stores.kept_exports import KeptExports
 from stores.keyring import KeyProvider, LocalKeyring, generate_passphrase, read_passphrase
@@ -29,6 +30,7 @@ from stores.outbox import Outbox
 from stores.settings import Settings, load_settings
 from stores.tables import Tables
 from stores.tokens import Tokens, read_issuers
+from stores.uploads import Uploads
 from stores.users import Users
 from transforms.access import Role
 from transforms.audit import Action, Outcome
@@ -91,6 +93,16 @@ class Platform:
     def users(self) -> Users:
         """People who sign in."""
         return Users(self.database, now)
+
+    @cached_property
+    def idempotency(self) -> Idempotency:
+        """Requests that came with a key."""
+        return Idempotency(self.database, now)
+
+    def uploads(self, tenant: str) -> Uploads:
+        """Give a tenant's uploads."""
+        chosen = self.settings
+        return Uploads(tenant, self.home, self.landing, chosen.upload_limit_bytes, chosen.upload_quota_bytes)
 
     @cached_property
     def tokens(self) -> Tokens:

@@ -80,6 +80,15 @@ class AuditTrail:
         query = sa.select(AUDIT).where(AUDIT.c.tenant == tenant).order_by(AUDIT.c.seq.desc()).limit(limit)
         return [Entry(**row) for row in reversed(self._database.rows(query))]
 
+    def page(self, tenant: str, before: int | None, limit: int, principal: str | None = None) -> list[Entry]:
+        """Give a tenant's entries older than `before`, the latest first; those of one principal where named."""
+        query = sa.select(AUDIT).where(AUDIT.c.tenant == tenant).order_by(AUDIT.c.seq.desc()).limit(limit)
+        if before is not None:
+            query = query.where(AUDIT.c.seq < before)
+        if principal is not None:
+            query = query.where(AUDIT.c.principal == principal)
+        return [Entry(**row) for row in self._database.rows(query)]
+
     def tenants(self) -> list[str]:
         """Give the tenants that have a trail."""
         return [row["tenant"] for row in self._database.rows(sa.select(AUDIT.c.tenant).distinct())]

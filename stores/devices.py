@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from stores.database import DEVICE_ADDRESSES, DEVICES, OWNERSHIPS, Database
 from stores.keys import TenantKeys
-from transforms.errors import UsageError
+from transforms.errors import MissingError, UsageError
 from transforms.pii.canonical import canonicalise
 from transforms.pii.ciphers import keyed_digest, keyed_digester
 from transforms.pii.identities import subject_ref
@@ -100,7 +100,7 @@ class Devices:
         """
         found = self.listing([self.ref(device)])
         if not found:
-            raise UsageError("no such device: `lockhouse device list` shows them")
+            raise MissingError("no such device: `lockhouse device list` shows them")
         return found[0]
 
     def listing(self, refs: Sequence[str] | None = None) -> list[Device]:

@@ -42,6 +42,21 @@ class Grants:
         found = self._covering(principal=principal, tenant=tenant, device_ref=device_ref, now=self._now())
         return next((grant for grant, role in found if allows(role, right)), None)
 
+    def devices_of(self, principal: str, tenant: str) -> list[str]:
+        """Give the pseudonyms of the devices that live grants of a principal cover."""
+        now = self._now()
+        live = sa.select(GRANTS.c.device_group).where(
+            GRANTS.c.tenant == tenant,
+            GRANTS.c.principal == principal,
+            GRANTS.c.revoked_at.is_(None),
+            GRANTS.c.since <= now,
+            GRANTS.c.until > now,
+        )
+        query = sa.select(DEVICE_GROUPS.c.device_ref).where(
+            DEVICE_GROUPS.c.tenant == tenant, DEVICE_GROUPS.c.name.in_(live)
+        )
+        return [row["device_ref"] for row in self._database.rows(query.distinct())]
+
     def add(
         self, tenant: str, principal: str, role: Role, group: str, since: datetime, until: datetime, by: str
     ) -> str:

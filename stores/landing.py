@@ -161,6 +161,18 @@ class Landing:
 
         return [self._fill(source, tenant, "copied", [name], write, (device,) if device else ())]
 
+    def take_in(self, source: str, tenant: str, path: Path, name: str, device: str | None = None) -> Batch:
+        """Move a file that is whole and synced into a batch of its own; it has landed with one rename."""
+        with exclusive(self._lock):
+            return self._fill(
+                source,
+                tenant,
+                "moved",
+                [name],
+                partial(_move_all, [path]),
+                (device,) if device else (),
+            )
+
     def open_batches(self, source: str | None = None) -> list[Batch]:
         """Give the claimed batches, oldest first."""
         found = (self._read(folder) for folder in sorted(self._batches.glob("*")) if folder.suffix != ".part")

@@ -103,13 +103,17 @@ class Ledger:
         rows = self._database.rows(sa.select(BATCHES.c.state).where(BATCHES.c.id == batch_id))
         return State(rows[0]["state"]) if rows else None
 
-    def batches(self, *states: State, source: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
+    def batches(
+        self, *states: State, source: str | None = None, tenant: str | None = None, limit: int = 1000
+    ) -> list[dict[str, Any]]:
         """Give batches by state, the latest first."""
         query = sa.select(BATCHES).order_by(BATCHES.c.id.desc()).limit(limit)
         if states:
             query = query.where(BATCHES.c.state.in_([str(state) for state in states]))
         if source is not None:
             query = query.where(BATCHES.c.source == source)
+        if tenant is not None:
+            query = query.where(BATCHES.c.tenant == tenant)
         return self._database.rows(query)
 
     def named(self, batch_ids: Sequence[str]) -> list[dict[str, Any]]:

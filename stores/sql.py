@@ -8,6 +8,7 @@ statements are run.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from stores.delta_views import open_table, quote_name, quote_text, select_table
 from stores.tables import Tables
-from transforms.errors import UsageError
+from transforms.errors import QueryError, UsageError
 
 if TYPE_CHECKING:
     import duckdb
@@ -25,6 +26,20 @@ READABLE_ZONES = ("masked", "curated")
 _MEMORY_LIMIT = "2GB"
 _ALLOWED = "one reading statement is allowed: select, with, describe, show or explain"
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
+
+
+@contextmanager
+def _interrupting(connection: duckdb.DuckDBPyConnection, timeout_s: float | None) -> Iterator[None]:
+    """Stop what runs on a connection once it takes too long."""
+    timer = threading.Timer(timeout_s, connection.interrupt) if timeout_s is not None else None
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 class SqlSandbox:
@@ -38,14 +53,15 @@ class SqlSandbox:
         """Give the tables that can be queried, such as `masked.logins`."""
         return [info.key for info in self._tables.listing(self._tenant) if info.zone in READABLE_ZONES]
 
-    def run(self, query: str, limit: int | None = None) -> pa.Table:
-        """Run one query and give its rows, at most `limit`.
+    def run(self, query: str, limit: int | None = None, timeout_s: float | None = None) -> pa.Table:
+        """Run one query and give its rows, at most `limit`; it is stopped after `timeout_s`.
 
-        Raises: UsageError where it is no single reading statement, or DuckDB does not understand it.
+        Raises: UsageError where it is no single reading statement; QueryError where DuckDB does not
+        understand it, or it takes too long.
         """
         import duckdb
 
-        with self.opened() as connection:
+        with self.opened() as connection, _interrupting(connection, timeout_s):
             try:
                 self._check_reading(connection, query)
                 relation = connection.sql(query)
@@ -53,8 +69,10 @@ class SqlSandbox:
                     return pa.table({})
                 result: pa.Table = (relation.limit(limit) if limit else relation).to_arrow_table()
                 return result
+            except duckdb.InterruptException:
+                raise QueryError(f"the query was stopped after {timeout_s:g} seconds") from None
             except duckdb.Error as error:
-                raise UsageError(f"the query does not run: {error}") from None
+                raise QueryError(f"the query does not run: {error}") from None
 
     @contextmanager
     def opened(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -6,7 +6,12 @@
     ├── KeyringError           Final      the keyring is absent, readable by others, or will not open
     ├── ErasedSubjectError     Final      the data subject was erased; their data are refused
     ├── RefusedError           Final      the caller may not do that
+    │   └── UnknownCallerError            nobody is named, or the proof of it does not count
     ├── UsageError             Final      the request itself is wrong
+    │   ├── MissingError                  what is asked for is not there
+    │   ├── ConflictError                 it contradicts what came before it
+    │   ├── QueryError                    a query does not run
+    │   └── TooLargeError                 it is larger than is taken
     ├── TableError             Final      a table is absent or not what was expected
     ├── AuditError             Final      the audit chain does not hold
     ├── UnreadableError        Final      a delivery's gzip or zstd is damaged
@@ -14,6 +19,7 @@
     ├── UndecodedError         Final      a leak scan could not decode all of a file
     ├── UnexpectedError        Retryable  a library's error in an asset, reduced to its kind and place
     ├── RunFailedError         Retryable  a run did not get through; its batches are kept
+    ├── QuotaError             Retryable  the caller has had its share for now
     └── BusyError              Retryable  somebody else holds a lock or a commit was overtaken
 
 A message says what was met, what was expected and what to do. It names the column, the table or
@@ -70,6 +76,35 @@ class RefusedError(LockhouseError, Final):
 
 class UsageError(LockhouseError, Final):
     """The request itself is wrong: an unknown table, a window that ends before it starts."""
+
+
+class UnknownCallerError(RefusedError):
+    """The caller is not known: no token, session or certificate, or one that does not count."""
+
+
+class MissingError(UsageError):
+    """What is asked for is not there, or not for this caller."""
+
+
+class ConflictError(UsageError):
+    """The request contradicts what came before it: another body under the same key, a changed part."""
+
+
+class QueryError(UsageError):
+    """A query does not run; the text may quote it."""
+
+
+class TooLargeError(UsageError):
+    """The request, or what it expands to, is larger than is taken."""
+
+
+class QuotaError(LockhouseError, Retryable):
+    """The caller has had its share for now; `retry_after_s` says when to come again."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        """Keep how long to wait, in seconds."""
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class TableError(LockhouseError, Final):

@@ -1,0 +1,64 @@
+"""The application: routes, pages and what stands around them, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from lockhouse.service import captures, health, ingest, pages, tables, tokens, trail
+from lockhouse.service.doorkeeper import Doorkeeper, Meter
+from lockhouse.service.limits import Buckets
+from lockhouse.service.problems import Problem, add_handlers
+from orchestration.resources import Platform
+
+_HERE = Path(__file__).parent
+_ABOUT = """
+Login events and packet captures: in, masked, queried, and given back to whoever may have them. Every request
+is in the audit trail before its answer leaves.
+"""
+# Guesses of a secret or password, from one address for one name.
+ATTEMPTS_PER_MINUTE = 10
+
+
+def make_application(platform: Platform, is_secure: bool = False) -> FastAPI:
+    """Make the service over a platform; `is_secure` where browsers reach it over TLS."""
+    application = FastAPI(
+        title="Lockhouse",
+        version="1",
+        description=_ABOUT,
+        openapi_url="/v1/openapi.json",
+        # Both pages would fetch scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+    )
+    meter = Meter()
+    application.state.platform, application.state.meter = platform, meter
+    application.state.is_secure = is_secure
+    application.state.buckets = Buckets(platform.settings.service_requests_per_minute)
+    application.state.attempts = Buckets(ATTEMPTS_PER_MINUTE)
+    for room in (health, tokens, captures, ingest, tables, trail, pages):
+        application.include_router(room.router)
+    application.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    add_handlers(application)
+    _describe_problem(application)
+    application.add_middleware(Doorkeeper, platform=platform, meter=meter, is_secure=is_secure)
+    return application
+
+
+def _describe_problem(application: FastAPI) -> None:
+    """Add the form of problems to the OpenAPI document, which knows only what routes return."""
+    made = application.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = made()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema()
+        # Ours takes the place of the framework's own, which would repeat what was sent.
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        return document
+
+    application.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,294 @@
+"""The pages for people: made on the server, working without scripts. They call the same operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.templating import Jinja2Templates
+from starlette.concurrency import run_in_threadpool
+
+from lockhouse.access_operations import (
+    add_grant,
+    change_group,
+    list_grants,
+    list_roles,
+    revoke_grant,
+    who_reads,
+)
+from lockhouse.capture_operations import Window, readable_devices, reads_payload, summarise_capture
+from lockhouse.ingest_operations import list_deliveries
+from lockhouse.operations import Caller, quarantine_entries, read_audit_page, verify_audit
+from lockhouse.service.bodies import read_body
+from lockhouse.service.callers import COOKIE, SECURE_COOKIE, check_csrf, platform_of, session_of
+from lockhouse.service.captures import read_time
+from lockhouse.service.health import check_readiness
+from lockhouse.service.limits import Buckets
+from lockhouse.service.problems import detail_of, status_of
+from orchestration.resources import DEFAULT_TENANT
+from stores.users import SESSION_LASTS, Session
+from transforms.access import Right, Role
+from transforms.audit import Action, Outcome
+from transforms.charts import plot_bars
+from transforms.errors import LockhouseError, RefusedError, UsageError
+
+router = APIRouter(include_in_schema=False)
+_templates = Jinja2Templates(Path(__file__).parent / "templates")
+_MOST_FORM_BYTES = 1 << 16
+_PLOT = (600.0, 120.0)
+_HOUR = timedelta(hours=1)
+_SHOWN = 50
+
+
+class Person:
+    """Who looks at a page: the session, and the caller that operations see."""
+
+    def __init__(self, request: Request, session: Session) -> None:
+        """Take the session of the request."""
+        marks = {"request": str(request.state.request_id), "client": "browser"}
+        self.session = session
+        self.caller = Caller(platform_of(request), session.principal, session.tenant, marks=marks)
+        request.state.caller = self.caller
+
+
+def require_person(request: Request) -> Person:
+    """Give who is signed in; anybody else is shown the way to sign in."""
+    session = session_of(request)
+    if session is None:
+        raise HTTPException(303, headers={"Location": "/sign-in"})
+    person = Person(request, session)
+    buckets: Buckets = request.app.state.buckets
+    buckets.take(f"{session.tenant}/{session.principal}")
+    return person
+
+
+SignedIn = Annotated[Person, Depends(require_person)]
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Read a form as browsers send it."""
+    body = await read_body(request, _MOST_FORM_BYTES)
+    fields = parse_qs(body.decode("latin-1"), keep_blank_values=True)
+    return {name: values[0].strip() for name, values in fields.items()}
+
+
+Form = Annotated[dict[str, str], Depends(read_form)]
+
+
+def show_page(request: Request, name: str, status: int = 200, **shown: object) -> HTMLResponse:
+    """Show a page; what is shown is escaped."""
+    session = session_of(request)
+    every = {"session": session, "here": name.removesuffix(".html"), **shown}
+    return _templates.TemplateResponse(request, name, every, status_code=status)
+
+
+def _tried(act: Callable[[], Any], problems: list[LockhouseError]) -> Any:  # noqa: ANN401 - whatever it gives
+    """Do something for a page; what goes wrong is said on the page."""
+    try:
+        return act()
+    except LockhouseError as error:
+        problems.append(error)
+        return None
+
+
+def _said(problems: list[LockhouseError]) -> tuple[int, list[str]]:
+    return (status_of(problems[0]) if problems else 200), [detail_of(one) for one in problems]
+
+
+@router.get("/")
+def show_start(_person: SignedIn) -> RedirectResponse:
+    """Lead to the first page."""
+    return RedirectResponse("/captures", 303)
+
+
+@router.get("/sign-in")
+def show_sign_in(request: Request) -> HTMLResponse:
+    """Show the form."""
+    return show_page(request, "sign_in.html", tenant=DEFAULT_TENANT, problems=[])
+
+
+@router.post("/sign-in")
+def sign_in(request: Request, form: Form) -> Response:
+    """Begin a session. Wrong is wrong: the page does not say what."""
+    platform = platform_of(request)
+    name, tenant = form.get("name", ""), form.get("tenant") or DEFAULT_TENANT
+    _check_origin(request)
+    buckets: Buckets = request.app.state.attempts
+    buckets.take(f"{request.client.host if request.client else '?'}/{name}")
+    known = tenant in platform.access.tenants()
+    try:
+        kept, session = platform.users.sign_in(name, form.get("password", ""), tenant)
+        if not known or not _belongs(platform.access, session):
+            platform.users.sign_out(kept)
+            raise RefusedError("the name or the password is wrong")
+    except RefusedError:
+        problems = ["The name or the password is wrong, or you have no access to this tenant."]
+        return show_page(request, "sign_in.html", 401, tenant=DEFAULT_TENANT, problems=problems)
+    person = Person(request, session)
+    person.caller.record(Action.SIGNED_IN, Outcome.DONE)
+    answer = RedirectResponse("/captures", 303)
+    secure = bool(request.app.state.is_secure)
+    answer.set_cookie(
+        SECURE_COOKIE if secure else COOKIE,
+        kept,
+        max_age=int(SESSION_LASTS.total_seconds()),
+        httponly=True,
+        samesite="strict",
+        secure=secure,
+    )
+    return answer
+
+
+def _belongs(access: Any, session: Session) -> bool:  # noqa: ANN401 - the store of access
+    """Whether somebody has anything to look for in a tenant: a role, or a grant."""
+    granted = access.grants.devices_of(session.principal, session.tenant)
+    return bool(granted or access.roles(session.principal, session.tenant))
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse a sign-in that another site sends: it would sign somebody in as somebody else."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise RefusedError("sign in at our own page")
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, person: SignedIn, form: Form) -> RedirectResponse:
+    """End the session."""
+    check_csrf(form.get("csrf", ""), person.session)
+    kept = request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE) or ""
+    person.caller.record(Action.SIGNED_OUT, Outcome.DONE)
+    person.caller.platform.users.sign_out(kept)
+    answer = RedirectResponse("/sign-in", 303)
+    for name in (COOKIE, SECURE_COOKIE):
+        answer.delete_cookie(name, secure=name == SECURE_COOKIE, httponly=True, samesite="strict")
+    return answer
+
+
+@router.get("/captures")
+def show_captures(request: Request, person: SignedIn, device: str = "", hour: str = "") -> HTMLResponse:
+    """Choose a device and an hour; see what there is before anything is downloaded."""
+    problems: list[LockhouseError] = []
+    devices = _tried(lambda: readable_devices(person.caller), problems) or []
+    found = _tried(lambda: _preview(person.caller, device, hour), problems) if device and hour else None
+    status, said = _said(problems)
+    shown = {"devices": devices, "device": device, "hour": hour, "found": found}
+    return show_page(request, "captures.html", status, problems=said, **shown)
+
+
+def _preview(caller: Caller, device: str, hour: str) -> dict[str, Any]:
+    begins = read_time(f"{hour[:16]}Z" if len(hour) <= 16 else hour, "hour")
+    window = Window(device, begins, begins + _HOUR, "pcapng")
+    summary = summarise_capture(caller, window, with_bytes=True)
+    return {
+        **summary,
+        "since": f"{begins:%Y-%m-%dT%H:%M:%SZ}",
+        "until": f"{begins + _HOUR:%Y-%m-%dT%H:%M:%SZ}",
+        "plots": [
+            _plot("Packets per minute", summary["packets_per_minute"], begins),
+            _plot("Bytes per minute", summary["bytes_per_minute"], begins),
+        ],
+        "payload": reads_payload(caller, device),
+    }
+
+
+def _plot(title: str, counts: Mapping[str, int], begins: datetime) -> dict[str, Any]:
+    """Lay out sixty minutes; those without packets are there, and empty."""
+    minutes = [begins + timedelta(minutes=at) for at in range(60)]
+    every = {f"{one:%H:%M}": counts.get(f"{one:%Y-%m-%dT%H:%MZ}", 0) for one in minutes}
+    return {
+        "title": title,
+        "bars": plot_bars(every, *_PLOT),
+        "most": max(every.values()),
+        "total": sum(every.values()),
+        "first": next(iter(every)),
+        "last": list(every)[-1],
+    }
+
+
+@router.get("/audit")
+def show_audit(
+    request: Request, person: SignedIn, before: int | None = None, every: bool = False
+) -> HTMLResponse:
+    """Show one's own requests; to auditors all of them, and whether the trail is whole."""
+    problems: list[LockhouseError] = []
+    audits = _holds(person.caller, Right.READ_AUDIT)
+    entries = _tried(lambda: read_audit_page(person.caller, before, _SHOWN, not every), problems) or []
+    verdict = _tried(lambda: verify_audit(person.caller), problems) if every and audits else None
+    status, said = _said(problems)
+    following = entries[-1].seq if len(entries) == _SHOWN else None
+    shown = {"entries": entries, "next": following, "every": every, "audits": audits, "verdict": verdict}
+    return show_page(request, "audit.html", status, problems=said, **shown)
+
+
+def _holds(caller: Caller, right: Right) -> bool:
+    try:
+        caller.authorise(right)
+    except RefusedError:
+        return False
+    return True
+
+
+@router.get("/access")
+def show_access(request: Request, person: SignedIn, device: str = "") -> HTMLResponse:
+    """Show roles and grants, and who can read a device."""
+    return _shown_access(request, person, device, [])
+
+
+@router.post("/access")
+def change_access(request: Request, person: SignedIn, form: Form) -> Response:
+    """Grant something, or end a grant."""
+    check_csrf(form.get("csrf", ""), person.session)
+    problems: list[LockhouseError] = []
+    _tried(lambda: _change_access(person.caller, form), problems)
+    if problems:
+        return _shown_access(request, person, "", problems)
+    return RedirectResponse("/access", 303)
+
+
+def _change_access(caller: Caller, form: Mapping[str, str]) -> None:
+    if form.get("revoke"):
+        revoke_grant(caller, form["revoke"])
+        return
+    if form.get("role") not in set(Role):
+        raise UsageError("choose a role")
+    until = read_time(f"{form.get('until', '')}Z", "until").astimezone(UTC)
+    if form.get("device"):
+        change_group(caller, form.get("group", ""), [form["device"]], [])
+    add_grant(caller, form.get("principal", ""), Role(form["role"]), form.get("group", ""), None, until)
+
+
+def _shown_access(
+    request: Request, person: Person, device: str, problems: list[LockhouseError]
+) -> HTMLResponse:
+    caller = person.caller
+    roles = _tried(lambda: list_roles(caller), problems)
+    operates = roles is not None
+    grants = (_tried(lambda: list_grants(caller), problems) or []) if operates else []
+    readers = _tried(lambda: who_reads(caller, device), problems) if device and operates else None
+    status, said = _said(problems)
+    shown = {"roles": roles or [], "grants": grants, "readers": readers, "device": device, "operates": operates}
+    choices = [str(role) for role in (Role.INVESTIGATOR, Role.ANALYST)]
+    return show_page(request, "access.html", status, problems=said, choices=choices, **shown)
+
+
+@router.get("/ingest")
+def show_ingest(request: Request, person: SignedIn) -> HTMLResponse:
+    """Show what came in lately, and what was not accepted and why."""
+    problems: list[LockhouseError] = []
+    deliveries = _tried(lambda: list_deliveries(person.caller), problems)
+    entries = _tried(lambda: quarantine_entries(person.caller), problems) if deliveries is not None else None
+    status, said = _said(problems)
+    shown = {"deliveries": deliveries, "entries": (entries or [])[-_SHOWN:][::-1], "count": len(entries or [])}
+    return show_page(request, "ingest.html", status, problems=said, **shown)
+
+
+@router.get("/health")
+async def show_health(request: Request, person: SignedIn) -> HTMLResponse:
+    """Show whether everything that requests need is there."""
+    checks = await run_in_threadpool(check_readiness, person.caller.platform)
+    return await run_in_threadpool(show_page, request, "health.html", checks=checks, problems=[])

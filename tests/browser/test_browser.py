@@ -1,0 +1,137 @@
+"""The pages in a real browser: sign in, look, download, find it in the trail; and no barrier found by axe."""
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from lockhouse.service.application import make_application
+from orchestration.resources import Platform
+from stores.settings import load_settings
+from transforms.access import Role
+from transforms.capture.reading import read_capture
+from transforms.capture.synthetic import synthetic_capture
+
+PASSWORD = "correct horse battery"  # noqa: S105
+PAGES = ("captures?device=router-7&hour=2026-11-21T07:00", "captures?device=nothing&hour=2026-11-21T07:00",
+         "captures", "audit", "audit?every=true", "access?device=router-7", "ingest", "health")
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Platform, bytes]]:
+    platform = Platform(load_settings(tmp_path_factory.mktemp("browser") / "home"))
+    platform.create_home("root")
+    content = synthetic_capture(7, 2000, datetime.fromisoformat("2026-11-21T08:00:00+00:00"))
+    for batch in platform.landing.land("captures", "default", "hour.pcap", content, "router-7"):
+        platform.captures.seal_batch(batch.id)
+        platform.captures.mask_batch(batch.id)
+        platform.captures.finish_batch(batch.id)
+    platform.users.add("olga", PASSWORD)
+    platform.access.assign("olga", Role.OPERATOR)
+    server = uvicorn.Server(uvicorn.Config(make_application(platform), port=0, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", platform, content
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield launched
+        launched.close()
+
+
+def signed_in(browser: Browser, address: str, **options: Any) -> Page:
+    page = browser.new_page(**options)
+    page.goto(f"{address}/captures")
+    page.get_by_label("Name").fill("olga")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/captures")
+    return page
+
+
+def test_an_hour_is_found_seen_downloaded_and_in_the_trail(
+    browser: Browser, served: tuple[str, Platform, bytes], tmp_path: Path
+):
+    address, _, content = served
+    page = signed_in(browser, address)
+    asked: list[str] = []
+    said: list[str] = []
+    page.on("request", lambda one: asked.append(one.url))
+    page.on("console", lambda one: said.append(one.text))
+    page.get_by_label("Device").fill("router-7")
+    page.get_by_label("Hour that begins").fill("2026-11-21T07:00")
+    page.get_by_role("button", name="Show").click()
+    plot = page.get_by_role("img", name=re.compile("Packets per minute"))
+    box = plot.bounding_box()
+    assert box is not None
+    assert box["height"] > 50
+    assert plot.locator("rect").count() == 60
+    with page.expect_download() as begun:
+        page.get_by_role("link", name="Download pcap").click()
+    path = tmp_path / begun.value.suggested_filename
+    begun.value.save_as(path)
+    assert path.name == "router-7-20261121T070000Z.pcap"
+    assert path.read_bytes() == content
+    assert sum(len(one) for one in read_capture_parts(path)) == 2000
+    page.get_by_role("link", name="Audit").click()
+    assert page.get_by_text("captures:packets:exported").count() >= 2
+    assert all(one.startswith(address) for one in asked), "a file came from elsewhere"
+    assert said == [], "the browser complained"
+
+
+def read_capture_parts(path: Path) -> list[Any]:
+    with path.open("rb") as file:
+        return [one for one in read_capture(file) if hasattr(one, "headers")]
+
+
+def test_it_goes_by_keyboard_alone(browser: Browser, served: tuple[str, Platform, bytes]):
+    page = browser.new_page()
+    page.goto(f"{served[0]}/sign-in")
+    page.keyboard.type("olga")
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/captures")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_page_has_a_barrier_in_any_light_on_any_width(
+    browser: Browser, served: tuple[str, Platform, bytes], scheme: Any, width: int
+):
+    page = signed_in(browser, served[0], color_scheme=scheme, viewport={"width": width, "height": 900})
+    folder = os.environ.get("SCREENSHOTS")
+    for name in PAGES:
+        page.goto(f"{served[0]}/{name}")
+        found = Axe().run(page).response
+        assert found["violations"] == [], (name, json.dumps(found["violations"])[:2000])
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} scrolls sideways"
+        if folder:
+            shown = re.sub(r"\W+", "-", name)[:24]
+            page.screenshot(path=f"{folder}/{shown}-{scheme}-{width}.png", full_page=True)
+    page.context.clear_cookies()
+    page.goto(f"{served[0]}/sign-in")
+    assert Axe().run(page).response["violations"] == []
+    if folder:
+        page.screenshot(path=f"{folder}/sign-in-{scheme}-{width}.png", full_page=True)
