@@ -153,3 +153,7 @@ def _reduced(error: Exception) -> str:
     place = (ours or frames)[-1]
     reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
     return f"unexpected: {reason} (at {Path(place.filename).name}:{place.lineno})"
+
+
+if __name__ == "__main__":
+    main()
