@@ -34,6 +34,7 @@ COMMANDS = {
     "token": "reveal",
     "leaks": "leaks",
     "audit": "audit",
+    "keys": "keys",
     "tenant": "setup",
     "doctor": "doctor",
 }

@@ -26,6 +26,7 @@ from stores.ledger import Ledger
 from stores.maintenance import Maintenance
 from stores.marts import Marts
 from stores.outbox import Outbox
+from stores.rotation import Rotation
 from stores.settings import Settings, load_settings
 from stores.tables import Tables
 from transforms.access import Role
@@ -135,6 +136,19 @@ class Platform:
     def devices(self, tenant: str) -> Devices:
         """Give a tenant's device registry."""
         return Devices(tenant, self.keys(tenant), self.database, now)
+
+    def rotation(self, tenant: str) -> Rotation:
+        """Give the epochs of a tenant's token keys."""
+        return Rotation(
+            tenant,
+            self.home,
+            self.provider,
+            self.tables,
+            self.database,
+            self.devices(tenant),
+            self.settings.rotation_horizon_days,
+            now,
+        )
 
     @cached_property
     def maintenance(self) -> Maintenance:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 METADATA = MetaData()
-HEAD = "0002"  # the newest migration
+HEAD = "0003"  # the newest migration
 
 TENANTS = sa.Table(
     "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
@@ -133,6 +133,19 @@ OUTBOX = sa.Table(
     Column("parameters", Text, nullable=False),
     Column("created_at", Text, nullable=False),
     Column("done_at", Text),
+)
+
+# The epochs of a tenant's token keys. A replaced one ends once nothing in the lake is under it.
+EPOCHS = sa.Table(
+    "epochs",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("began_at", Text),
+    Column("replaced_at", Text),
+    Column("renewed_at", Text),
+    Column("ends_at", Text),
+    Column("destroyed_at", Text),
 )
 
 AUDIT = sa.Table(
