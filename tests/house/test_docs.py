@@ -225,6 +225,7 @@ def test_commands_are_real(path):
 )
 def test_a_command_that_is_not_real_is_found(line):
     [command] = commands_in(f"Type `{line}`.")
+    with pytest.raises(click.ClickException):
         check_command(shlex.split(command)[1:])
 
 
