@@ -125,7 +125,8 @@ class Server:
         return self.dead if call.get("QueueUrl", "").endswith("-dead") else self.queue
 
     async def answer(self, action, call):
-        chance = self.dice.random()
+        # A sender has faults of its own to fear only where nothing else is asked.
+        chance = 1.0 if action == "SendMessageBatch" and self.faults["fail"] < 1 else self.dice.random()
         if chance < self.faults["throttle"]:
             return 400, {"__type": "com.amazonaws.sqs#RequestThrottled", "message": "slower"}
         if chance < self.faults["throttle"] + self.faults["fail"]:
