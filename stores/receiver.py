@@ -90,11 +90,9 @@ class Receiver:
         """
         busy, failures = time.monotonic(), 0
         while not is_stopped():
-            if until_idle_s is not None and time.monotonic() - busy >= until_idle_s:
-                break
+            came = False
             try:
-                if self._take(until_idle_s):
-                    busy = time.monotonic()
+                came = self._take(until_idle_s)
                 failures = 0
             except (QueueError, OSError) as error:
                 # Nothing is lost: what was not confirmed comes again.
@@ -103,6 +101,10 @@ class Receiver:
                 self._tell(f"receiver: {reason}; trying again")
                 _rest(_PATIENCE_S[min(failures, len(_PATIENCE_S) - 1)], is_stopped)
                 failures += 1
+            if came:
+                busy = time.monotonic()
+            elif until_idle_s is not None and time.monotonic() - busy >= until_idle_s:
+                break
         self._finish()
         return self.received
 

@@ -170,7 +170,7 @@ def test_dead_letters_are_put_back(lockhouse, home, file):
     queue.close()
     assert status(lockhouse, home)["dead"] == 12
     assert lockhouse("queue", "redrive", "--json", home=home).json == {"messages": 12}
-    assert lockhouse("receive", "--until-idle", 0, "--json", home=home).json["messages"] in (0, 12)
+    assert lockhouse("receive", "--until-idle", 0, "--json", home=home).json["messages"] == 12
 
 
 @pytest.mark.parametrize(
