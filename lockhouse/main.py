@@ -37,6 +37,7 @@ COMMANDS = {
     "token": "reveal",
     "leaks": "leaks",
     "audit": "audit",
+    "keys": "keys",
     "tenant": "setup",
     "doctor": "doctor",
 }

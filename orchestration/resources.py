@@ -32,6 +32,7 @@ from stores.outbox import Outbox
 from stores.publishing import Publishing
 from stores.queue import Queue
 from stores.receiver import Receiver, ReceiverLimits
+from stores.rotation import Rotation
 from stores.settings import Settings, load_settings
 from stores.sqs import SqsLimits, SqsQueue, sqs_client
 from stores.tables import Tables
@@ -171,6 +172,19 @@ class Platform:
     def devices(self, tenant: str) -> Devices:
         """Give a tenant's device registry."""
         return Devices(tenant, self.keys(tenant), self.database, now)
+
+    def rotation(self, tenant: str) -> Rotation:
+        """Give the epochs of a tenant's token keys."""
+        return Rotation(
+            tenant,
+            self.home,
+            self.provider,
+            self.tables,
+            self.database,
+            self.devices(tenant),
+            self.settings.rotation_horizon_days,
+            now,
+        )
 
     @cached_property
     def maintenance(self) -> Maintenance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import polars as pl
@@ -84,6 +84,20 @@ class Publishing:
                 rows += wanted.height
         return rows
 
+    def equalise_tenant(self, tenant: str) -> int:
+        """Make all of a tenant's served rows what the lake has, a day at a time; gives how many there are.
+
+        For what touches every row, such as a rotation of token keys.
+        """
+        rows = 0
+        with shared(self._home.tenant_lock(tenant)):
+            for day in self._days(tenant):
+                since = datetime.combine(day, time(), UTC)
+                wanted = self._arrived(tenant, pl.lit(True), [since])
+                self._database().make_equal(tenant, since, since + timedelta(days=1), wanted)
+                rows += wanted.height
+        return rows
+
     def compare_batches(self, batch_ids: Sequence[str]) -> list[Comparison]:
         """Compare the rows of batches, tenant by tenant."""
         found = []
@@ -118,6 +132,15 @@ class Publishing:
         end = start + timedelta(hours=1)
         arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < end)
         return self._arrived(tenant, arrived, [start])
+
+    def _days(self, tenant: str) -> list[date]:
+        """Give every date of arrival of which the lake or PostgreSQL has rows."""
+        served = self._database().dates(tenant)
+        if not self._tables.exists(tenant, MASKED):
+            return sorted(served)
+        with self._tables.reading(tenant, MASKED) as table:
+            there = table.select(pl.col("received_date").unique()).collect()["received_date"].to_list()
+        return sorted({*served, *there})
 
     def _arrived(self, tenant: str, wanted: pl.Expr, days: Sequence[datetime]) -> pl.DataFrame:
         """Read masked rows as they are served; dates are partitions, so that only their files are opened."""

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     postgres_url_file: Path | None = Field(
         None, description="The file with that address, where it holds a password."
     )
+    rotation_horizon_days: int = Field(
+        30, ge=0, description="Days after a rotation until the old token keys are destroyed."
+    )
     k_threshold: int = Field(10, ge=1, description="Fewest people in a published group of an aggregate.")
     session_gap_minutes: int = Field(30, ge=1, description="Longest pause inside one session of a person.")
     aws_region: str = Field("eu-central-1", description="The AWS region of S3 and Secrets Manager.")

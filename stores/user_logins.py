@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -126,6 +126,12 @@ class UserLogins:
             with self._connected(autocommit=True) as connection:
                 connection.execute("vacuum user_logins")
         return gone
+
+    def dates(self, tenant: str) -> list[date]:
+        """Give the UTC dates on which served rows of a tenant arrived."""
+        query = "select distinct (received_at at time zone 'UTC')::date from user_logins where tenant = %s"
+        with self._prepared() as connection:
+            return [found for (found,) in connection.execute(query, (tenant,))]
 
     def standing(self, tenant: str, since: datetime, until: datetime) -> Standing:
         """Give the standing of what arrived in [since, until)."""

@@ -81,6 +81,17 @@ def test_from_a_queue_to_rows_in_delta_and_postgresql(lockhouse, home, file, rec
     assert after["rows_per_minute"] > 0
     check_the_served_rows(lockhouse, home, records, postgres)
     check_a_second_delivery(lockhouse, home, postgres)
+    check_that_rotated_tokens_follow(lockhouse, home, postgres)
+
+
+def check_that_rotated_tokens_follow(lockhouse, home, postgres):
+    before = dict(ask(postgres, "select event_id::text, user_id from user_logins"))
+    assert lockhouse("keys", "rotate", home=home).code == DONE
+    query = "select event_id, user_id_token from masked.logins"
+    delta = lockhouse("sql", query, "--format", "json", home=home).json
+    after = dict(ask(postgres, "select event_id::text, user_id from user_logins"))
+    assert after == {one["event_id"]: one["user_id_token"] for one in delta}
+    assert not set(after.values()) & set(before.values())
 
 
 def check_the_served_rows(lockhouse, home, records, postgres):

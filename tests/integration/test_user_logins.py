@@ -238,6 +238,20 @@ def test_an_hour_follows_the_lake(lake, postgres):
     assert ask(postgres, "select count(*) from user_logins") == [(0,)]
 
 
+def test_every_day_of_a_tenant_follows_the_lake(lake, postgres):
+    lake.publishing.publish_batches([])
+    with psycopg.connect(postgres) as connection:
+        connection.execute(
+            "update user_logins set user_id = 'Aold', received_at = received_at - interval '3 days'"
+        )
+        connection.execute("delete from user_logins where device_type = 'ios'")
+    assert lake.publishing.equalise_tenant("default") == 99
+    [batch] = lake.ledger.batches(source="logins")
+    [compared] = lake.publishing.compare_batches([batch["id"]])
+    assert compared.is_equal
+    assert ask(postgres, "select count(*) from user_logins") == [(99,)]
+
+
 def test_without_an_address_nothing_is_served(copied_home):
     publishing = Platform(load_settings(copied_home.home)).publishing
     assert not publishing.is_on
