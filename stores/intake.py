@@ -236,19 +236,19 @@ class Intake:
     ) -> None:
         spec = raw_table(contract)
         frame = opened.frame
-        sealed = sealer.seal_for_subjects(
+        sealed = sealer.seal_column_for_subjects(
             spec.key,
             "record",
             list(map(chunk.payloads.__getitem__, frame[ROW].to_list())),
             list(map(opened.subject_keys.__getitem__, frame["subject_ref"].to_list())),
             event_id_bytes(frame["event_id"]),
         )
-        rows = frame.select("event_id", "received_at", "batch_id", "chunk", "subject_ref").with_columns(
+        placed = frame.select("event_id", "received_at", "batch_id", "chunk", "subject_ref").with_columns(
             tenant=pl.lit(batch.tenant),
             source=pl.lit(batch.source),
             received_date=pl.col("received_at").dt.date(),
-            record=pl.Series(sealed, dtype=pl.Binary),
         )
+        rows = placed.to_arrow(compat_level=pl.CompatLevel.oldest()).append_column("record", sealed)
         self._tables.append(batch.tenant, spec, rows, self._commit(batch, chunk.number))
 
     def _mask_chunk(self, batch: Batch, chunk: int, contract: Contract) -> int:
