@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 METADATA = MetaData()
-HEAD = "0003"  # the newest migration
+HEAD = "q001"  # the newest migration
 
 TENANTS = sa.Table(
     "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
@@ -62,6 +62,9 @@ BATCHES = sa.Table(
     Column("chunks", Integer, nullable=False, default=0),
     Column("size_bytes", Integer, nullable=False, default=0),
     Column("changed_at", Text, nullable=False),
+    # When its oldest message was sent, and when its rows were in PostgreSQL.
+    Column("sent_at", Text),
+    Column("published_at", Text),
 )
 
 # The counts of a batch's chunks, each written once with its commit.
