@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lockhouse.operations import Caller
+from lockhouse.operations import Caller, checked_id
 from stores.contracts import load_contracts
 from stores.devices import checked_device
 from stores.landing import OF_DEVICES, SHARED
@@ -67,7 +67,7 @@ def find_upload(caller: Caller, upload_id: str) -> tuple[Uploads, Upload]:
 
 def complete_upload(caller: Caller, upload_id: str) -> str:
     """Join and land an upload; gives the job. Once more, the same job."""
-    with caller.permitted(Right.INGEST, Action.UPLOAD_COMPLETED, upload=upload_id[:36]):
+    with caller.permitted(Right.INGEST, Action.UPLOAD_COMPLETED, upload=checked_id(upload_id)):
         uploads = _uploads(caller)
         job = uploads.complete(uploads.find(upload_id, caller.principal))
         caller.results["job"] = job
@@ -94,7 +94,7 @@ def read_job(caller: Caller, job: str) -> dict[str, Any]:
 
     Raises: MissingError where the tenant has no such job.
     """
-    with caller.permitted(Right.INGEST, Action.JOB_READ, job=job[:36]):
+    with caller.permitted(Right.INGEST, Action.JOB_READ, job=checked_id(job)):
         rows = [one for one in caller.platform.ledger.named([job]) if one["tenant"] == caller.tenant]
         if rows:
             return _job(rows[0])

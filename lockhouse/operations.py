@@ -283,6 +283,11 @@ def scan_leaks(
         return report
 
 
+def checked_id(text: str) -> str:
+    """Give an id as it may stand in the trail: whatever is no UUID may be a value, and is left out."""
+    return text if _ENTRY_ID.fullmatch(text) else "no id"
+
+
 def _check_reason(reason: str) -> None:
     if not reason.strip():
         raise UsageError("a reveal needs a --reason; it is written into the audit trail")

@@ -125,7 +125,7 @@ def rights_page() -> str:
 
 
 RIGHT_MEANINGS: dict[Right, str] = {
-    Right.INGEST: "take files into the lake",
+    Right.INGEST: "take files and messages into the lake; put messages on a queue and count them",
     Right.READ_TABLES: "list tables; run SQL over masked and curated tables",
     Right.REVEAL: "open tokens, make tokens of values, look into a quarantine entry",
     Right.READ_QUARANTINE: "list quarantine entries without their content",
@@ -134,7 +134,8 @@ RIGHT_MEANINGS: dict[Right, str] = {
     Right.READ_PAYLOAD: "export packets as they were captured",
     Right.MANAGE_DEVICES: "register devices, their owners and addresses, and list them",
     Right.READ_AUDIT: "read and verify the audit trail",
-    Right.OPERATE: "add tenants, users, clients, roles and grants; scan the home for leaks",
+    Right.OPERATE: "add tenants, users, clients, roles and grants; scan the home for leaks; "
+    "put dead letters back on a queue",
 }
 
 

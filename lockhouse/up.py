@@ -66,8 +66,14 @@ def up_command(
     feed = _feed_command(platform, listen_pcap, feed_device, feed_tenant) if listen_pcap else {}
     with _alone(platform.home.locks / "up.lock") as lock:
         crew = Crew(platform.home, lock, f"http://{host}:{port}", f"http://{host}:{api_port}")
-        service = _service_command(platform.home, host, api_port)
-        return crew.run(_commands(write_workspace(platform.home.dagster), host, port) | service | feed)
+        commands = _commands(write_workspace(platform.home.dagster), host, port)
+        beside = _receiver_command(platform.home) | _service_command(platform.home, host, api_port)
+        return crew.run(commands | beside | feed)
+
+
+def _receiver_command(home: Home) -> dict[str, list[str]]:
+    """Give the process that takes messages from the queue of logins, by name."""
+    return {"receiver": [sys.executable, "-m", "lockhouse.receiver", "--home", str(home.root)]}
 
 
 def _service_command(home: Home, host: str, port: int) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ It knows no Dagster, so that the command line and the service start fast and sha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,10 @@ from stores.audit import AuditTrail
 from stores.capture_exports import CaptureExports
 from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
+from stores.contracts import load_contract
 from stores.database import Database
 from stores.devices import Devices
+from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.home import Home, checked_tenant
 from stores.idempotency import Idempotency
 from stores.intake import Intake
@@ -27,14 +30,21 @@ from stores.ledger import Ledger
 from stores.maintenance import Maintenance
 from stores.marts import Marts
 from stores.outbox import Outbox
+from stores.publishing import Publishing
+from stores.queue import Queue
+from stores.receiver import Receiver, ReceiverLimits
+from stores.rotation import Rotation
 from stores.settings import Settings, load_settings
+from stores.sqs import SqsLimits, SqsQueue, sqs_client
 from stores.tables import Tables
 from stores.tokens import Tokens, read_issuers
 from stores.uploads import Uploads
+from stores.user_logins import UserLogins, read_address
 from stores.users import Users
 from transforms.access import Role
 from transforms.audit import Action, Outcome
 from transforms.errors import UsageError
+from transforms.user_logins import describe_columns
 
 
 def now() -> datetime:
@@ -155,6 +165,33 @@ class Platform:
         return KeptExports(tenant, self.home, exports, sealer, self.devices(tenant), now)
 
     @cached_property
+    def publishing(self) -> Publishing:
+        """The way of masked logins to PostgreSQL."""
+        url = read_address(self.settings)
+        served = UserLogins(url, describe_columns(load_contract("logins"))) if url else None
+        return Publishing(self.home, self.tables, self.ledger, served)
+
+    def queue(self, source: str, tenant: str) -> Queue:
+        """Give the queue of a source and tenant: SQS where its URL is set, else the embedded one."""
+        chosen = self.settings
+        if chosen.queue_url is not None:
+            return SqsQueue(chosen.queue_url, SqsLimits(chosen.queue_visibility_s), lambda: sqs_client(chosen))
+        limits = QueueLimits(chosen.queue_visibility_s, chosen.queue_max_receives)
+        return EmbeddedQueue(self.home.queue(source, tenant), limits, lambda: now().timestamp())
+
+    def receiver(self, source: str, tenant: str, tell: Callable[[str], None]) -> Receiver:
+        """Give the receiver of a source's queue; `tell` is told what goes wrong."""
+        chosen = self.settings
+        limits = ReceiverLimits(
+            chosen.segment_messages,
+            chosen.segment_seconds,
+            chosen.staging_limit_bytes,
+            chosen.staging_limit_seconds,
+            chosen.queue_visibility_s,
+        )
+        return Receiver(self.home, self.queue(source, tenant), source, tenant, limits, tell)
+
+    @cached_property
     def outbox(self) -> Outbox:
         """What Dagster is asked to do."""
         return Outbox(self.database, now)
@@ -162,6 +199,19 @@ class Platform:
     def devices(self, tenant: str) -> Devices:
         """Give a tenant's device registry."""
         return Devices(tenant, self.keys(tenant), self.database, now)
+
+    def rotation(self, tenant: str) -> Rotation:
+        """Give the epochs of a tenant's token keys."""
+        return Rotation(
+            tenant,
+            self.home,
+            self.provider,
+            self.tables,
+            self.database,
+            self.devices(tenant),
+            self.settings.rotation_horizon_days,
+            now,
+        )
 
     @cached_property
     def maintenance(self) -> Maintenance:

@@ -63,6 +63,9 @@ BATCHES = sa.Table(
     Column("chunks", Integer, nullable=False, default=0),
     Column("size_bytes", Integer, nullable=False, default=0),
     Column("changed_at", Text, nullable=False),
+    # When its oldest message was sent, and when its rows were in PostgreSQL.
+    Column("sent_at", Text),
+    Column("published_at", Text),
 )
 
 # The counts of a batch's chunks, each written once with its commit.
@@ -213,6 +216,19 @@ IDEMPOTENCY = sa.Table(
     Column("status", Integer),
     Column("response", Text),
     Column("created_at", Text, nullable=False),
+)
+
+# The epochs of a tenant's token keys. A replaced one ends once nothing in the lake is under it.
+EPOCHS = sa.Table(
+    "epochs",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("began_at", Text),
+    Column("replaced_at", Text),
+    Column("renewed_at", Text),
+    Column("ends_at", Text),
+    Column("destroyed_at", Text),
 )
 
 AUDIT = sa.Table(

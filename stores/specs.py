@@ -1,4 +1,4 @@
-"""Every table of the deployment: those that contracts describe, and those of captures."""
+"""Every table of the deployment but the marts: those that contracts describe, and our own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import cache
 from stores.contracts import load_contracts
 from transforms.capture import tables as captures
 from transforms.errors import UsageError
-from transforms.tables import TableSpec, quarantine_table, table_specs
+from transforms.tables import TOKEN_MAP, TableSpec, quarantine_table, table_specs
 
 
 @cache
 def every_table() -> tuple[TableSpec, ...]:
     """Give the specifications of all tables but the marts, a source's together."""
     described = (spec for contract in load_contracts().values() for spec in table_specs(contract))
-    return *described, *captures.CAPTURE_SPECS
+    return *described, *captures.CAPTURE_SPECS, TOKEN_MAP
 
 
 def quarantines() -> dict[str, TableSpec]:
@@ -43,12 +43,26 @@ def domain_formats() -> dict[str, str | None]:
 
 
 def domain_of(table: str, column: str) -> str:
-    """Give the join domain of a token column; marts keep the names of the masked tables.
+    """Give the join domain of a token column.
 
+    Marts keep the names of the masked tables, or put a role before their last word: `opener_ip_token`.
     Raises: UsageError where there is no such column.
     """
-    for spec in every_table():
-        for one in spec.columns:
-            if one.name == column and one.domain and (table == spec.key or table.startswith("curated.")):
-                return one.domain
-    raise UsageError("that table has no such token column: `lockhouse tables` shows them")
+    is_mart = table.startswith("curated.")
+    tokens = [
+        (one.name, one.domain)
+        for spec in every_table()
+        for one in spec.columns
+        if one.domain and (table == spec.key or is_mart)
+    ]
+    found = {domain for name, domain in tokens if name == column}
+    if not found and is_mart:
+        found = {domain for name, domain in tokens if _last_word(name) == _last_word(column)}
+    if len(found) != 1:
+        raise UsageError("that table has no such token column: `lockhouse tables` shows them")
+    return found.pop()
+
+
+def _last_word(column: str) -> str:
+    """Give a token column's last word, such as `ip` of `src_ip_token`; nothing where it is none."""
+    return column.removesuffix("_token").rpartition("_")[2] if column.endswith("_token") else ""

@@ -6,6 +6,8 @@ done. One process writes a table at a time; readers hold a shared lock that only
 
 from __future__ import annotations
 
+import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +82,14 @@ class TableInfo:
         return f"{self.zone}.{self.name}"
 
 
+@dataclass(frozen=True)
+class Described:
+    """A table's partition columns, and those whose bounds may stand in its log."""
+
+    partition_by: tuple[str, ...]
+    statistics: tuple[str, ...]
+
+
 class Tables:
     """The Delta tables of a lake. Making one touches nothing."""
 
@@ -88,6 +98,8 @@ class Tables:
         self._lake, self._locks, self._rollup = lake, locks, rollup_commits
         # By folder and its number on disk: a table that was made anew is another one.
         self._written: dict[tuple[Path, int], DeltaTable] = {}
+        self._listed: dict[tuple[Path, int], tuple[DeltaTable, int, pl.DataFrame]] = {}
+        self._listing = threading.Lock()
 
     def path(self, tenant: str, key: str) -> Path:
         """Give the folder of a table by its key, such as `masked.logins`."""
@@ -197,10 +209,29 @@ class Tables:
         Shape: `path` (absolute), `num_records`, and `partition.<name>` for each partition column.
         Raises: TableError where there is no such table.
         """
+        if not self.exists(tenant, key):
+            raise TableError(f"tenant {tenant} has no table {key} yet: materialise it first")
         with shared(self._lock(tenant, key, "read")):
-            actions = pl.DataFrame(pa.table(self._opened(tenant, key).get_add_actions(flatten=True)))
-            root = str(self.path(tenant, key))
-            yield actions.with_columns(path=pl.lit(f"{root}/") + pl.col("path"))
+            yield self._list_files(self.path(tenant, key))
+
+    def _list_files(self, path: Path) -> pl.DataFrame:
+        """List a table's data files; what was listed once is only brought up to date."""
+        from deltalake import DeltaTable
+
+        number = (path / "_delta_log").stat().st_ino
+        with self._listing:
+            known = self._listed.get((path, number))
+            if known is None:
+                table = DeltaTable(str(path))
+            else:
+                table, version, files = known
+                table.update_incremental()
+                if table.version() == version:
+                    return files
+            actions = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
+            files = actions.with_columns(path=pl.lit(f"{path}/") + pl.col("path"))
+            self._listed[path, number] = table, table.version(), files
+            return files
 
     def files(self, tenant: str, key: str) -> tuple[str, ...]:
         """Give the data files of the present version, for readers that are pinned to a list."""
@@ -234,6 +265,12 @@ class Tables:
             found += [self.info(tenant, key) for key in keys if self.exists(tenant, key)]
         return found
 
+    def describe(self, tenant: str, key: str) -> Described:
+        """Give what a table says of itself, for a table without a specification."""
+        metadata = self._opened(tenant, key).metadata()
+        statistics = metadata.configuration.get("delta.dataSkippingStatsColumns") or ""
+        return Described(tuple(metadata.partition_columns), tuple(filter(None, statistics.split(","))))
+
     def history(self, tenant: str, key: str, limit: int = 10) -> list[dict[str, Any]]:
         """Give the latest commits with their marks, newest first."""
         return self._opened(tenant, key).history(limit)
@@ -264,6 +301,15 @@ class Tables:
 
         properties = CommitProperties(max_commit_retries=_MAX_COMMIT_RETRIES)
         commit_actions(table, spec, actions, properties, _upkeep())
+
+    def drop(self, tenant: str, key: str) -> None:
+        """Delete a table with its history; readers are waited for."""
+        with self._writing(tenant, key), exclusive(self._lock(tenant, key, "read")):
+            path = self.path(tenant, key)
+            shutil.rmtree(path, ignore_errors=True)
+            # The next one's folder may get the same number.
+            self._written = {at: table for at, table in self._written.items() if at[0] != path}
+            self._listed = {at: known for at, known in self._listed.items() if at[0] != path}
 
     @contextmanager
     def writing_zone(self, tenant: str, zone: str) -> Iterator[None]:
