@@ -6,6 +6,7 @@ Client and servers share the machine. nginx serves the very bytes that the servi
 from __future__ import annotations
 
 import argparse
+import getpass
 import hashlib
 import http.client
 import json
@@ -138,7 +139,7 @@ def measure_download(port: int, headers: dict[str, str], content: bytes, folder:
     (folder / "www" / "hour.pcap").write_bytes(content)
     settings = folder / "nginx.conf"
     settings.write_text(
-        f"daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}} http {{ "
+        f"daemon off; user {getpass.getuser()}; pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}} http {{ "
         f"access_log off; sendfile on; server {{ listen 127.0.0.1:{port + 1}; root {folder}/www; }} }}"
     )
     process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(settings)])  # noqa: S603, S607 - the peer
