@@ -32,6 +32,7 @@ COMMANDS = {
     "quarantine": "quarantine",
     "reveal": "reveal",
     "token": "reveal",
+    "subject": "subject",
     "leaks": "leaks",
     "audit": "audit",
     "tenant": "setup",

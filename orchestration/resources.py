@@ -5,7 +5,7 @@ It knows no Dagster, so that the command line and the service start fast and sha
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +14,15 @@ from stores.audit import AuditTrail
 from stores.capture_exports import CaptureExports
 from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
+from stores.certificates import Certificates
+from stores.copies import Copy, ExportCopy, RegistryCopy, SeenCopy
+from stores.data_subjects import DataSubjects
 from stores.database import Database
 from stores.devices import Devices
+from stores.erasing import Erasing, ErasureStores
+from stores.erasure_places import ErasurePlaces
+from stores.erasure_requests import ErasureRequests
+from stores.erasure_scan import ErasureScan
 from stores.home import Home, checked_tenant
 from stores.intake import Intake
 from stores.kept_exports import KeptExports
@@ -27,6 +34,7 @@ from stores.maintenance import Maintenance
 from stores.marts import Marts
 from stores.outbox import Outbox
 from stores.settings import Settings, load_settings
+from stores.subjects import SubjectKeys
 from stores.tables import Tables
 from transforms.access import Role
 from transforms.audit import Action, Outcome
@@ -135,6 +143,49 @@ class Platform:
     def devices(self, tenant: str) -> Devices:
         """Give a tenant's device registry."""
         return Devices(tenant, self.keys(tenant), self.database, now)
+
+    def data_subjects(self, tenant: str) -> DataSubjects:
+        """Give who finds a tenant's data subjects."""
+        return DataSubjects(self.keys(tenant), self.subject_keys(tenant), self.devices(tenant))
+
+    def subject_keys(self, tenant: str) -> SubjectKeys:
+        """Give a tenant's subject keys."""
+        return SubjectKeys(self.home.keys, self.keys(tenant))
+
+    def erasure_requests(self, tenant: str) -> ErasureRequests:
+        """Give a tenant's erasure requests."""
+        return ErasureRequests(tenant, self.keys(tenant), self.database, now)
+
+    def copies(self, tenant: str) -> list[Copy]:
+        """Give every copy of subjects' data beside the tables: what keeps one is erased by being listed.
+
+        A served database joins as `TokenCopy("served.user_logins", count, delete)`.
+        """
+        return [
+            SeenCopy(self.home, tenant, self.settings.duplicate_window_days),
+            ExportCopy(tenant, self.kept_exports(tenant), self.outbox),
+            RegistryCopy(self.devices(tenant), self.database),
+        ]
+
+    def erasing(self, tenant: str) -> Erasing:
+        """Give the erasure of a tenant's data subjects."""
+        horizon = timedelta(days=self.settings.epoch_horizon_days)
+        sealer = self.intake.sealer(tenant)
+        return Erasing(
+            ErasureStores(
+                tenant,
+                self.home,
+                self.tables,
+                self.subject_keys(tenant),
+                ErasurePlaces(tenant, self.tables, sealer, self.ledger),
+                self.erasure_requests(tenant),
+                self.ledger,
+                self.marts,
+                self.copies(tenant),
+                ErasureScan(self.home, tenant),
+                Certificates(tenant, self.home, self.tables, self.audit, self.provider, now, horizon),
+            )
+        )
 
     @cached_property
     def maintenance(self) -> Maintenance:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 METADATA = MetaData()
-HEAD = "0002"  # the newest migration
+HEAD = "p001"  # the newest migration
 
 TENANTS = sa.Table(
     "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
@@ -135,6 +135,40 @@ OUTBOX = sa.Table(
     Column("done_at", Text),
 )
 
+# Requests to erase data subjects. `work` is sealed and holds whom; it is null once that is certified.
+ERASURES = sa.Table(
+    "erasures",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("subjects", Text, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("requested_at", Text, nullable=False),
+    Column("deadline", Text, nullable=False),
+    Column("changed_at", Text, nullable=False),
+    Column("progress", Text, nullable=False),
+    Column("work", LargeBinary),
+    Column("certificate", Text),
+)
+
+# Reveals that somebody asked for and a second person decides on.
+APPROVALS = sa.Table(
+    "approvals",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("asked_by", Text, nullable=False),
+    Column("asked_at", Text, nullable=False),
+    Column("question", Text, nullable=False),
+    Column("described", Text, nullable=False),
+    Column("decision", Text),
+    Column("decided_by", Text),
+    Column("decided_at", Text),
+    Column("used_at", Text),
+)
+
 AUDIT = sa.Table(
     "audit",
     METADATA,
@@ -186,6 +220,13 @@ class Database:
         """Run a query and give its rows as dictionaries."""
         with self.begin() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+    def settle(self) -> None:
+        """Write SQLite's log back and cut it to nothing: an old page there would still hold what went."""
+        if self.url.startswith("sqlite"):
+            with self._engine.connect() as connection:
+                raw: Any = connection.connection.driver_connection
+                raw.execute("pragma wal_checkpoint(truncate)")
 
     def migrate(self) -> None:
         """Bring the schema to the newest migration; nothing happens where it is there."""

@@ -57,6 +57,7 @@ class Opened:
 
     frame: pl.DataFrame
     subject_keys: Mapping[bytes, bytes]
+    erasures: int = 0
 
 
 class Intake:
@@ -212,9 +213,10 @@ class Intake:
             batch_id=pl.lit(batch.id),
             chunk=pl.lit(chunk.number, dtype=pl.Int32),
         )
+        erasures = subjects.erasures
         if len(keys) == len(distinct):
-            return Opened(placed, keys)
-        return Opened(placed.filter(pl.col("subject_ref").is_in(list(keys))), keys)
+            return Opened(placed, keys, erasures)
+        return Opened(placed.filter(pl.col("subject_ref").is_in(list(keys))), keys, erasures)
 
     def _append_raw(
         self, batch: Batch, contract: Contract, chunk: Chunk, sealer: Sealer, opened: Opened
@@ -238,7 +240,7 @@ class Intake:
 
     def _mask_chunk(self, batch: Batch, chunk: int, contract: Contract) -> int:
         spec = masked_table(contract)
-        opened = self._taken(batch.id, chunk) or self._open_raw(
+        opened = self._taken(batch, chunk) or self._open_raw(
             batch.tenant,
             contract,
             (pl.col("received_date") == batch.received_at.date())
@@ -325,11 +327,14 @@ class Intake:
             self._kept[batch_id, chunk] = opened
             self._kept_bytes += size
 
-    def _taken(self, batch_id: str, chunk: int) -> Opened | None:
-        opened = self._kept.pop((batch_id, chunk), None)
-        if opened is not None:
-            self._kept_bytes -= int(opened.frame.estimated_size())
-        return opened
+    def _taken(self, batch: Batch, chunk: int) -> Opened | None:
+        """Take what was kept of a chunk; after an erasure raw is asked again, since it may be of the erased."""
+        opened = self._kept.pop((batch.id, chunk), None)
+        if opened is None:
+            return None
+        self._kept_bytes -= int(opened.frame.estimated_size())
+        erasures = self.sealer(batch.tenant).subjects.erasures()
+        return opened if erasures == opened.erasures else None
 
     def _commit(self, batch: Batch, chunk: int) -> Commit:
         marks = {"batch": batch.id, "chunk": str(chunk)}

@@ -76,6 +76,17 @@ class SubjectKeys:
             raise ErasedSubjectError("that data subject has no key: they were erased, or never known")
         return found[ref]
 
+    def states(self, refs: Sequence[bytes]) -> dict[bytes, str]:
+        """Give the state of those subjects who are known: `live` or `erased`."""
+        with self._opened() as database:
+            found = self._wrapped(database, refs)
+        return {ref: "erased" if wrapped is None else "live" for ref, wrapped in found.items()}
+
+    def erasures(self) -> int:
+        """Count the tombstones: who kept something over an erasure sees that there was one."""
+        with self._opened() as database:
+            return int(database.execute("select count(*) from subjects where state = 'erased'").fetchone()[0])
+
     def erase(self, refs: Sequence[bytes]) -> None:
         """Destroy keys for good and leave tombstones; unknown subjects get one as well."""
         with self._opened() as database:
@@ -175,6 +186,8 @@ class BatchSubjects:
     def __init__(self, subjects: SubjectKeys, ref_key: bytes, domain: str) -> None:
         """Begin with nobody."""
         self._subjects = subjects
+        # While the tenant's lock is held there is no other.
+        self.erasures = subjects.erasures()
         self._ref_of = lru_cache(maxsize=_KEPT)(subject_referrer(ref_key, domain))
         self._keys: dict[bytes, bytes] = {}
 
