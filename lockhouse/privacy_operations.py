@@ -2,16 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from lockhouse.operations import Caller
+from orchestration.resources import now
 from stores.data_subjects import Subject
 from stores.erasure_requests import Erasure
+from stores.subject_access import Packets
 from transforms.access import Right
 from transforms.audit import Action
 from transforms.errors import UsageError
 from transforms.privacy.certificates import sum_up
+from transforms.privacy.pages import write_page
+
+
+def answer_access(caller: Caller, value: str, domain: str | None, reason: str, folder: Path) -> dict[str, Any]:
+    """Write everything about a data subject into a folder: JSON, a page, and a capture file for each hour.
+
+    Raises: UsageError where the folder holds something already, or nothing is known of the subject.
+    """
+    if not reason.strip():
+        raise UsageError("an access request needs a --reason; it is written into the audit trail")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError("the folder is not empty: give a new one, so that no answer is mixed with another")
+    platform, finder = caller.platform, caller.platform.data_subjects(caller.known_tenant())
+    (subject,), (digest,) = _subjects(caller, [value], domain)
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.SUBJECT_ACCESSED, subject=digest, reason=reason):
+        if not finder.is_known(subject):
+            raise UsageError("nothing is known under that identifier")
+        access = platform.subject_access(caller.tenant)
+        entries = access.gather(subject, caller.digest)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        captures = [_written_capture(folder, one) for one in access.packets(subject)]
+        entries["captures"] = captures
+        answer = {
+            "subject": {"domain": subject.domain, "id": subject.id},
+            "tenant": caller.tenant,
+            "made_at": now().isoformat(timespec="seconds"),
+            "sources": {name: len(rows) for name, rows in entries.items()},
+            "entries": entries,
+        }
+        text = json.dumps(answer, ensure_ascii=False, indent=1, default=str)
+        files = [_write(folder / "subject.json", [text.encode()])]
+        files.append(_write(folder / "subject.html", [write_page(answer).encode()]))
+        caller.results.update({"files": len(files) + len(captures)})
+        caller.results.update({name.replace(" ", "_"): len(rows) for name, rows in entries.items()})
+        names = [str(path) for path in files] + [str(folder / one["file"]) for one in captures]
+        return {"directory": str(folder.absolute()), "files": names, "sources": answer["sources"]}
+
+
+def _written_capture(folder: Path, part: Packets) -> dict[str, Any]:
+    _write(folder / part.name, part.content)
+    return {
+        "file": part.name,
+        "device": part.device,
+        "from": part.since.isoformat(),
+        "to": part.until.isoformat(),
+        "packets": part.packets,
+    }
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
+    """Write a file for its owner only; one that is there is never written over."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        for part in parts:
+            file.write(part)
+    return path
 
 
 def preview_erasure(caller: Caller, ids: Sequence[str], domain: str | None) -> dict[str, Any]:

@@ -20,6 +20,41 @@ def subject_command() -> None:
     """Answer data subjects (GDPR, articles 15 and 17): access, erasure, and the proof of it."""
 
 
+@subject_command.command("access")
+@click.option("--id", "value", required=True, help="A person's id, or that of a device of nobody.")
+@domain_option
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A new folder for the answer.",
+)
+@click.option("--reason", default="access request", show_default=True, help="Kept in the audit trail.")
+@tenant_option
+@json_option
+@click.pass_obj
+def subject_access(
+    home: Path | None, value: str, domain: str | None, folder: Path, reason: str, tenant: str, as_json: bool
+) -> None:
+    """Write everything about a data subject into a folder, in clear: JSON, a page to read, capture files.
+
+    \b
+    Example:
+      lockhouse subject access --id 5082b1ae-6523-4e3b-a1d8-9750b4407ee8 -o answer/
+    """
+    from lockhouse.privacy_operations import answer_access
+
+    with working("Gathering", not as_json):
+        result = answer_access(caller_of(home, tenant), value, domain, reason, folder)
+    if as_json:
+        show_json(result)
+    else:
+        show_table(["source", "entries"], list(result["sources"].items()), right=["entries"])
+        note(f"Open {folder / 'subject.html'}; it is readable: the files in {folder} are yours to guard")
+
+
 @subject_command.command("erase")
 @id_option
 @domain_option

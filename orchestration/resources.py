@@ -34,6 +34,7 @@ from stores.maintenance import Maintenance
 from stores.marts import Marts
 from stores.outbox import Outbox
 from stores.settings import Settings, load_settings
+from stores.subject_access import SubjectAccess
 from stores.subjects import SubjectKeys
 from stores.tables import Tables
 from transforms.access import Role
@@ -166,6 +167,19 @@ class Platform:
             ExportCopy(tenant, self.kept_exports(tenant), self.outbox),
             RegistryCopy(self.devices(tenant), self.database),
         ]
+
+    def subject_access(self, tenant: str) -> SubjectAccess:
+        """Give who gathers everything about a tenant's data subjects."""
+        sealer = self.intake.sealer(tenant)
+        return SubjectAccess(
+            tenant,
+            self.tables,
+            sealer,
+            ErasurePlaces(tenant, self.tables, sealer, self.ledger),
+            self.capture_exports(tenant),
+            self.devices(tenant),
+            self.audit,
+        )
 
     def erasing(self, tenant: str) -> Erasing:
         """Give the erasure of a tenant's data subjects."""
