@@ -32,6 +32,7 @@ COMMANDS = {
     "quarantine": "quarantine",
     "reveal": "reveal",
     "token": "reveal",
+    "approval": "approval",
     "subject": "subject",
     "leaks": "leaks",
     "audit": "audit",

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from stores.access import Access
+from stores.approvals import Approvals
 from stores.audit import AuditTrail
 from stores.capture_exports import CaptureExports
 from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
@@ -153,6 +154,10 @@ class Platform:
         """Give a tenant's subject keys."""
         return SubjectKeys(self.home.keys, self.keys(tenant))
 
+    def approvals(self, tenant: str) -> Approvals:
+        """Give a tenant's approvals of reveals."""
+        return Approvals(tenant, self.database, now)
+
     def erasure_requests(self, tenant: str) -> ErasureRequests:
         """Give a tenant's erasure requests."""
         return ErasureRequests(tenant, self.keys(tenant), self.database, now)
@@ -179,6 +184,7 @@ class Platform:
             self.capture_exports(tenant),
             self.devices(tenant),
             self.audit,
+            self.intake.vault(tenant),
         )
 
     def erasing(self, tenant: str) -> Erasing:

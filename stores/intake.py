@@ -28,6 +28,7 @@ from stores.sealing import Sealer
 from stores.seen import Arrival, SeenEvents
 from stores.subjects import BatchSubjects, SubjectKeys
 from stores.tables import Commit, Tables
+from stores.vault import Vault
 from transforms.chunks import Chunk, Fault, cut_chunks
 from transforms.errors import TableError
 from transforms.parsing import ROW, UNKNOWN, parse_records
@@ -86,6 +87,10 @@ class Intake:
         keys = TenantKeys(tenant, self._provider)
         return Sealer(keys, SubjectKeys(self._home.keys, keys))
 
+    def vault(self, tenant: str) -> Vault:
+        """Give the tenant's vault."""
+        return Vault(self._home, self._tables, self.sealer(tenant))
+
     def seal_batch(self, batch_id: str, contract: Contract) -> Counts:
         """Seal a batch's records into `raw` and `quarantine`, then delete its readable files.
 
@@ -111,6 +116,7 @@ class Intake:
             # A typed literal would be nanoseconds, which Delta's file skipping cannot compare.
             predicate = f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
             masked = self._masked(tenant, contract, opened)
+            self.vault(tenant).keep(contract, opened.frame, opened.subject_keys, commit)
             return self._tables.replace(tenant, spec, masked, predicate, commit).rows
 
     def _seal(self, batch: Batch, contract: Contract) -> None:
@@ -247,8 +253,10 @@ class Intake:
             & (pl.col("batch_id") == batch.id)
             & (pl.col("chunk") == chunk),
         )
-        masked = self._masked(batch.tenant, contract, opened)
-        return self._tables.append(batch.tenant, spec, masked, self._commit(batch, chunk)).rows
+        masked, commit = self._masked(batch.tenant, contract, opened), self._commit(batch, chunk)
+        # The vault first: a masked token without its cell could not be opened for want of a retry.
+        self.vault(batch.tenant).keep(contract, opened.frame, opened.subject_keys, commit)
+        return self._tables.append(batch.tenant, spec, masked, commit).rows
 
     def _masked(self, tenant: str, contract: Contract, opened: Opened) -> pl.DataFrame:
         sealer = self.sealer(tenant)

@@ -80,9 +80,8 @@ class Maintenance:
 def _specs(contract: Contract) -> list[tuple[TableSpec, str | None]]:
     """Give each table with the column by which an erasure will look for a subject's rows."""
     subject = contract.subject
-    token = next(
-        (one.column(subject.name) for one in subject.outputs if one.strategy in ("token", "hash")), None
-    )
+    joinable = [one for one in subject.outputs if one.strategy in ("token", "vault", "hash")]
+    token = joinable[0].column(subject.name) if joinable else None
     return [
         (raw_table(contract), "subject_ref"),
         (quarantine_table(contract), None),

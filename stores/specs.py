@@ -7,14 +7,14 @@ from functools import cache
 from stores.contracts import load_contracts
 from transforms.capture import tables as captures
 from transforms.errors import UsageError
-from transforms.tables import TableSpec, quarantine_table, table_specs
+from transforms.tables import VAULT_CELLS, Column, TableSpec, quarantine_table, table_specs
 
 
 @cache
 def every_table() -> tuple[TableSpec, ...]:
     """Give the specifications of all tables but the marts, a source's together."""
     described = (spec for contract in load_contracts().values() for spec in table_specs(contract))
-    return *described, *captures.CAPTURE_SPECS
+    return *described, *captures.CAPTURE_SPECS, VAULT_CELLS
 
 
 def quarantines() -> dict[str, TableSpec]:
@@ -47,8 +47,16 @@ def domain_of(table: str, column: str) -> str:
 
     Raises: UsageError where there is no such column.
     """
+    return str(token_column(table, column).domain)
+
+
+def token_column(table: str, column: str) -> Column:
+    """Give a token column that can be opened.
+
+    Raises: UsageError where there is none of that name.
+    """
     for spec in every_table():
         for one in spec.columns:
             if one.name == column and one.domain and (table == spec.key or table.startswith("curated.")):
-                return one.domain
+                return one
     raise UsageError("that table has no such token column: `lockhouse tables` shows them")

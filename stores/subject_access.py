@@ -24,6 +24,7 @@ from stores.row_removal import Match, RowRemoval
 from stores.sealing import Sealer
 from stores.specs import quarantines
 from stores.tables import Tables
+from stores.vault import Vault
 from transforms.capture.tables import CAPTURE_BLOCKS
 from transforms.errors import UsageError
 from transforms.pii.contracts import Contract
@@ -58,11 +59,12 @@ class SubjectAccess:
         exports: CaptureExports,
         devices: Devices,
         audit: AuditTrail,
+        vault: Vault,
     ) -> None:
         """Remember the stores; nothing is opened yet."""
         self._tenant, self._tables, self._sealer, self._places = tenant, tables, sealer, places
         self._exports, self._devices, self._audit = exports, devices, audit
-        self._removal = RowRemoval(tables, tenant)
+        self._vault, self._removal = vault, RowRemoval(tables, tenant)
 
     def gather(self, subject: Subject, digest_of: Callable[[str], str]) -> dict[str, list[dict[str, Any]]]:
         """Give the entries by source: records, quarantine, devices, the audit trail.
@@ -73,6 +75,10 @@ class SubjectAccess:
         for source, contract in load_contracts().items():
             opened = self._records(contract, subject)
             entries[source] = opened + self._masked_only(contract, subject, {one["event_id"] for one in opened})
+        entries["vault"] = [
+            {**row, "received_at": row["received_at"].isoformat()}
+            for row in self._vault.of_subject(subject.ref).iter_rows(named=True)
+        ]
         entries["quarantine"] = list(self._quarantined(subject))
         entries["devices"] = [_described(one) for one in subject.stretches]
         entries["audit trail"] = list(self._audited(subject, digest_of))
