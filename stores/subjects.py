@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from stores.keys import TenantKeys
 from transforms.errors import DecryptionError, ErasedSubjectError
@@ -168,13 +169,20 @@ class SubjectKeys:
         )
         database.commit()
 
-    def _unwrapped(self, wrapped: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """Open wrapped keys; each holds its subject's reference, so that no row can stand in for another."""
-        column = pl.Series(list(wrapped.values()), dtype=pl.Binary)
-        opened = decrypt_column(column, self._keys.live_wrapping_keys()).to_list()
-        if any(plain[:_REF_BYTES] != ref for ref, plain in zip(wrapped, opened, strict=True)):
+    def unwrap_keys(self, refs: pl.Series, wrapped: pl.Series) -> pl.Series:
+        """Open wrapped keys; each holds its subject's reference, so that no row can stand for another.
+
+        Shape: Binary in, as many Binary keys out. Raises: DecryptionError where one does not verify.
+        """
+        opened = decrypt_column(wrapped, self._keys.live_wrapping_keys())
+        # Compared and cut as columns: a loop over a million would cost as much as opening them.
+        if not (opened.bin.slice(0, _REF_BYTES) == refs).all():
             raise DecryptionError("a subject key")
-        return {ref: plain[_REF_BYTES:] for ref, plain in zip(wrapped, opened, strict=True)}
+        return opened.bin.slice(_REF_BYTES)
+
+    def _unwrapped(self, wrapped: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        refs, keys = (pl.Series(pa.array(part, pa.large_binary())) for part in (wrapped, wrapped.values()))
+        return dict(zip(wrapped, self.unwrap_keys(refs, keys).to_list(), strict=True))
 
 
 class BatchSubjects:
