@@ -106,7 +106,8 @@ def edit_with_editcap(source: Path, target: Path, minutes: tuple[int, int]) -> N
 
 
 def wall_s(call: Callable[[], None]) -> float:
-    """Give how long it takes."""
+    """Give how long it takes; what the other one wrote is on disk before."""
+    os.sync()
     start = time.monotonic()
     call()
     return time.monotonic() - start

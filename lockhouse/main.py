@@ -36,6 +36,7 @@ COMMANDS = {
     "subject": "subject",
     "leaks": "leaks",
     "audit": "audit",
+    "keys": "keys",
     "tenant": "setup",
     "doctor": "doctor",
 }

@@ -132,6 +132,7 @@ _GRAINS = {
     "raw.capture_files": "one delivered file",
     "raw.capture_blocks": "one block of packets (about 1 MiB)",
     "masked.packets": "one stored packet",
+    "vault.token_map": "one token that was replaced",
 }
 
 

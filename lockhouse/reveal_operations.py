@@ -10,7 +10,7 @@ import polars as pl
 from lockhouse.operations import Caller, known_domain
 from stores.approvals import Approval
 from stores.erasure_plan import token_columns
-from stores.specs import token_column
+from stores.specs import domain_of, is_in_vault
 from stores.sql import SqlSandbox
 from transforms.access import Right
 from transforms.audit import Action
@@ -28,7 +28,7 @@ def reveal(
     Raises: UsageError where the column holds no tokens, or `where` selects more rows than a reveal may
     open; RefusedError where a second person has to agree first.
     """
-    described, limit = token_column(table, column), caller.platform.settings.reveal_row_limit
+    domain, limit = domain_of(table, column), caller.platform.settings.reveal_row_limit
     sandbox = SqlSandbox(caller.platform.tables, caller.tenant)
     if table not in sandbox.names():
         raise UsageError("no such table: `lockhouse tables` shows them")
@@ -37,13 +37,13 @@ def reveal(
     marks |= {"purpose": purpose, "reason": reason}
     approval = _approved(caller, marks)
     with caller.permitted(Right.REVEAL, Action.PII_REVEALED, **marks, approval=approval):
-        subject = _subject_column(caller, table) if described.pii == "vault" else None
+        subject = _subject_column(caller, table) if is_in_vault(table, column) else None
         asked = f"{column}, {subject}" if subject else column
         query = f"select {asked} from {table}" + (f" where {where}" if where else "")  # noqa: S608 - sandboxed
         found = pl.DataFrame(sandbox.run(query, limit + 1))
         if found.height > limit:
             raise UsageError(f"more than {limit} rows: narrow --where")
-        values = open_column(caller, str(described.domain), found[column], found[subject] if subject else None)
+        values = open_column(caller, domain, found[column], found[subject] if subject else None)
         caller.results["values"] = len(values)
         opened: list[str | None] = values.to_list()
         return opened

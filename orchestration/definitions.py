@@ -6,7 +6,7 @@ import dagster as dg
 
 import assets
 from orchestration import aws
-from orchestration.jobs import EXPORT_CAPTURE, INGEST, NIGHTLY, upkeep
+from orchestration.jobs import EXPORT_CAPTURE, INGEST, NIGHTLY, renew_tokens, upkeep
 from orchestration.resources import Platform
 from orchestration.sensors import capture_requests, landing_captures, landing_logins, run_failures
 
@@ -35,11 +35,12 @@ STORES = (
     "access",
     "maintenance",
     "capture_upkeep",
+    "rotation",
 )
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets, include_specs=True),
-    jobs=[*INGEST.values(), EXPORT_CAPTURE, upkeep],
+    jobs=[*INGEST.values(), EXPORT_CAPTURE, upkeep, renew_tokens],
     schedules=[NIGHTLY],
     sensors=[landing_logins, landing_captures, capture_requests, run_failures],
     resources={

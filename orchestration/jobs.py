@@ -1,13 +1,18 @@
 """Jobs: what the sensor and the command line start."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import dagster as dg
 
 from assets.batches import scrubbed
+from stores.access import Access
 from stores.capture_upkeep import CaptureUpkeep
 from stores.contracts import load_contracts
+from stores.dbt_lineage import load_lineage
 from stores.maintenance import Maintenance, Upkeep
+from stores.rotation import Rotation
+from stores.specs import every_table
 
 INGEST_LOGINS = dg.define_asset_job(
     "ingest_logins",
@@ -75,6 +80,44 @@ def _log_upkeep(context: dg.OpExecutionContext, tables: list[Upkeep]) -> None:
 def upkeep() -> None:
     """Run the upkeep."""
     keep_up()
+
+
+def _tables_with_tokens() -> list[str]:
+    masked = [spec.key for spec in every_table() if spec.zone == "masked"]
+    marts = load_lineage().items()
+    return [*masked, *(f"curated.{name}" for name, columns in marts if any(map(_is_token, columns)))]
+
+
+def _is_token(column: str) -> bool:
+    return column.endswith("_token")
+
+
+RENEWED = dg.StaticPartitionsDefinition(_tables_with_tokens())
+
+
+@dg.op(description="Makes the tokens of a table anew where a rotation of keys is on its way.")
+def renew_table(
+    context: dg.OpExecutionContext,
+    access: dg.ResourceParam[Access],
+    rotation: dg.ResourceParam[Callable[[str], Rotation]],
+) -> None:
+    """Renew a table of every tenant whose rotation is on its way; what is renewed already stays."""
+    with scrubbed():
+        for tenant in access.tenants():
+            epochs = rotation(tenant)
+            if epochs.is_running() and context.partition_key in epochs.table_keys():
+                epochs.map_tokens(context.partition_key)
+                done = epochs.renew_table(context.partition_key)
+                context.log.info("%s of %s: %d files, %d rows", done.table, tenant, done.files, done.rows)
+
+
+@dg.job(
+    partitions_def=RENEWED,
+    description="Goes on with a rotation of token keys, a table at a time; `lockhouse keys rotate` ends it.",
+)
+def renew_tokens() -> None:
+    """Run a table's renewal."""
+    renew_table()
 
 
 NIGHTLY = dg.ScheduleDefinition(

@@ -34,6 +34,7 @@ from stores.ledger import Ledger
 from stores.maintenance import Maintenance
 from stores.marts import Marts
 from stores.outbox import Outbox
+from stores.rotation import Rotation
 from stores.settings import Settings, load_settings
 from stores.subject_access import SubjectAccess
 from stores.subjects import SubjectKeys
@@ -189,7 +190,7 @@ class Platform:
 
     def erasing(self, tenant: str) -> Erasing:
         """Give the erasure of a tenant's data subjects."""
-        horizon = timedelta(days=self.settings.epoch_horizon_days)
+        horizon = timedelta(days=self.settings.rotation_horizon_days)
         sealer = self.intake.sealer(tenant)
         return Erasing(
             ErasureStores(
@@ -204,7 +205,21 @@ class Platform:
                 self.copies(tenant),
                 ErasureScan(self.home, tenant),
                 Certificates(tenant, self.home, self.tables, self.audit, self.provider, now, horizon),
+                self.data_subjects(tenant),
             )
+        )
+
+    def rotation(self, tenant: str) -> Rotation:
+        """Give the epochs of a tenant's token keys."""
+        return Rotation(
+            tenant,
+            self.home,
+            self.provider,
+            self.tables,
+            self.database,
+            self.devices(tenant),
+            self.settings.rotation_horizon_days,
+            now,
         )
 
     @cached_property

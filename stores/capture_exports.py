@@ -44,7 +44,11 @@ from transforms.pii.identities import uuid_bytes
 
 LONGEST = timedelta(hours=1)
 # Row groups of some 8 MiB that are held for blocks that follow.
-_HELD_GROUPS = 4
+_HELD_GROUPS = 2
+# Instead of a row group's whole column beside what becomes of it.
+_READ_BYTES = 1 << 20
+# Packets of a window's edges that are kept from the plan for the file.
+_HELD_BYTES = 8 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLEAR = [one.name for one in CAPTURE_BLOCKS.columns if one.name not in ("records", "packet_hour")]
 
@@ -91,7 +95,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an export will be. Units: nanoseconds since 1970, bytes; `size_bytes` is exact."""
+    """What an export will be. Units: nanoseconds since 1970, bytes; `size_bytes` is exact.
+
+    `selected` holds packets of blocks at the window's edges: they had to be opened to be counted.
+    """
 
     since_ns: int
     until_ns: int
@@ -99,6 +106,7 @@ class Plan:
     blocks: tuple[Stored, ...]
     places: Mapping[int, Place]
     inside: tuple[Stored, ...]
+    selected: Mapping[int, Packets]
     summary: Summary
     files: tuple[dict[str, Any], ...]
 
@@ -137,7 +145,7 @@ class CaptureExports:
             rows: list[dict[str, Any]] = []
             for path in chosen:
                 # Opened once: what a file says of its row groups takes longer to read than a block.
-                file = pq.ParquetFile(path, pre_buffer=False)
+                file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
                 if found := list(_rows_of(file, device.ref, since_ns, until_ns)):
                     rows += found
                     opened.enter_context(file)
@@ -156,7 +164,8 @@ class CaptureExports:
 
     def merged(self, plan: Plan) -> Iterator[Packets | Whole]:
         """Give the packets of a plan, merged by time, each part of one block."""
-        return merge_blocks(plan.blocks, self._reader(plan.places), plan.since_ns, plan.until_ns)
+        read = self._reader(plan.places)
+        return merge_blocks(plan.blocks, read, plan.since_ns, plan.until_ns, plan.selected)
 
     def _known(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Leave out the blocks of erased owners; put the others in the order in which they were stored."""
@@ -168,6 +177,7 @@ class CaptureExports:
         blocks = [_stored(number, row) for number, row in enumerate(rows)]
         places = {number: _place(row) for number, row in enumerate(rows)}
         read, inside, summary = self._reader(places), [], Summary()
+        selected: dict[int, Packets] = {}
         for block, row in zip(blocks, rows, strict=True):
             if is_inside(block, since_ns, until_ns):
                 inside.append(block)
@@ -177,10 +187,13 @@ class CaptureExports:
                 if len(chosen):
                     inside.append(count_inside(block, chosen))
                     summary.add_part(chosen)
+                    if sum(len(one.records) for one in selected.values()) < _HELD_BYTES:
+                        selected[block.number] = chosen
         used = {one.number for one in inside}
         kept = tuple(block for block in blocks if block.number in used)
         files = self._files([rows[number] for number in used])
-        return Plan(since_ns, until_ns, lay_out(inside, wanted), kept, places, tuple(inside), summary, files)
+        layout = lay_out(inside, wanted)
+        return Plan(since_ns, until_ns, layout, kept, places, tuple(inside), selected, summary, files)
 
     def _files(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
         """Describe the delivered files that blocks came from; only what arrived with them is looked at."""
@@ -213,10 +226,10 @@ class CaptureExports:
             place = places[block.number]
             at = id(place.file), place.group
             if at not in groups:
+                if len(groups) == _HELD_GROUPS:
+                    groups.popitem(last=False)
                 read_group = place.file.read_row_group
                 groups[at] = read_group(place.group, columns=["records"], use_threads=False)["records"]
-                if len(groups) > _HELD_GROUPS:
-                    groups.popitem(last=False)
             envelope = groups[at][place.row].as_buffer()
             (opened,) = self._sealer.open_for_subjects(
                 CAPTURE_BLOCKS.key,

@@ -121,7 +121,7 @@ class Masker:
 
     def __init__(self, keys: TenantKeys, tenant: str) -> None:
         """Take the tenant's present keys."""
-        self._keys = PacketKeys(keys.token_keys(tuple(DOMAIN_FORMATS)), keys.identity_key("prefix"))
+        self._keys = PacketKeys(keys.token_keys(tuple(DOMAIN_FORMATS)), keys.prefix_key())
         self._tenant = tenant
 
     def mask(self, parts: Sequence[Sealed], arrival: tuple[datetime, str, int]) -> pa.Table:

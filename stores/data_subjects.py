@@ -7,7 +7,7 @@ theirs belongs to them as well. A device that belongs to nobody is a subject of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -92,6 +92,20 @@ class DataSubjects:
             shown = ", ".join(one.domain for one in fitting) or "none"
             raise UsageError(f"the identifier fits {len(fitting)} domains ({shown}): give --domain")
         return fitting[0]
+
+    def renewed(self, subject: Subject) -> Subject:
+        """Give a subject with the tokens of the epochs that live now beside those that were known."""
+        tokens = dict.fromkeys((*subject.tokens, *self._tokens(subject.domain, subject.id)))
+        stretches = (
+            replace(
+                one,
+                device_tokens=tuple(
+                    dict.fromkeys((*one.device_tokens, *self._tokens(DEVICE_DOMAIN, one.device)))
+                ),
+            )
+            for one in subject.stretches
+        )
+        return replace(subject, tokens=tuple(tokens), stretches=tuple(stretches))
 
     def is_known(self, subject: Subject) -> bool:
         """Whether the tenant has, or had, something of a subject."""

@@ -169,6 +169,19 @@ APPROVALS = sa.Table(
     Column("used_at", Text),
 )
 
+# The epochs of a tenant's token keys. A replaced one ends once nothing in the lake is under it.
+EPOCHS = sa.Table(
+    "epochs",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("began_at", Text),
+    Column("replaced_at", Text),
+    Column("renewed_at", Text),
+    Column("ends_at", Text),
+    Column("destroyed_at", Text),
+)
+
 AUDIT = sa.Table(
     "audit",
     METADATA,

@@ -21,6 +21,7 @@ from transforms.pii.canonical import canonicalise
 from transforms.pii.ciphers import keyed_digest, keyed_digester
 from transforms.pii.identities import subject_ref
 from transforms.pii.siv import decrypt_column, encrypt_column
+from transforms.retokening import EpochKeys, is_current, renew_tokens
 
 # The device of packets that belong to no registered one.
 UNASSIGNED = "unassigned"
@@ -195,6 +196,21 @@ class Devices:
             for table in (DEVICE_ADDRESSES, OWNERSHIPS, DEVICES):
                 chosen = sa.and_(table.c.tenant == self._tenant, table.c.device_ref == device_ref)
                 connection.execute(sa.delete(table).where(chosen))
+
+    def renew_tokens(self) -> int:
+        """Make the registry's tokens anew under the present epoch; gives how many were of another."""
+        count = 0
+        for table, column, domain in ((DEVICES, "token", "device"), (OWNERSHIPS, "owner_token", "user")):
+            keys = EpochKeys(self._keys.live_token_keys(domain), self._keys.token_key(domain))
+            chosen = sa.select(table.c[column]).filter_by(tenant=self._tenant).distinct()
+            held = pl.Series([row[column] for row in self._database.rows(chosen)], dtype=pl.String).drop_nulls()
+            old = held.filter(~is_current(held, keys))
+            for was, new in zip(old, renew_tokens(old, keys), strict=True):
+                at = (table.c.tenant == self._tenant) & (table.c[column] == was)
+                with self._database.begin() as connection:
+                    connection.execute(sa.update(table).where(at).values({column: new}))
+            count += len(old)
+        return count
 
     def subject(self, device: str, number: int) -> bytes:
         """Give the data subject of an ownership: its packets are sealed under that subject's key."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from stores.certificates import Certificates
 from stores.copies import Copy
-from stores.data_subjects import DEVICE_DOMAIN, Subject
+from stores.data_subjects import DEVICE_DOMAIN, DataSubjects, Subject
 from stores.erasure_places import ErasurePlaces
 from stores.erasure_plan import erasure_plan, matches_of, token_columns
 from stores.erasure_requests import Erasure, ErasureRequests, ErasureState, Work
@@ -49,6 +49,7 @@ class ErasureStores:
     copies: Sequence[Copy]
     scan: ErasureScan
     certificates: Certificates
+    finder: DataSubjects
 
 
 class Erasing:
@@ -93,6 +94,8 @@ class Erasing:
         stores = self._stores
         if request.state is ErasureState.CERTIFIED or request.work is None:
             return request
+        # A rotation since the request has given the same people other tokens.
+        request.work.subjects = [stores.finder.renewed(one) for one in request.work.subjects]
         if not request.has_come_to(ErasureState.ROWS_DELETED):
             with exclusive(stores.home.tenant_lock(stores.tenant)):
                 self._destroy_key(request)

@@ -17,10 +17,11 @@ from stores.specs import every_table
 from transforms.capture.tables import CAPTURE_FILES, PACKETS
 from transforms.errors import TableError
 from transforms.pii.contracts import Contract
-from transforms.tables import TableSpec, masked_table
+from transforms.tables import TOKEN_MAP, TableSpec, masked_table
 
 BY_REFERENCE = "by the reference of the subject"
 BY_TOKEN = "by the token of the subject's id"  # noqa: S105 - a description
+BY_OLD_TOKEN = "by the tokens of every live epoch"  # noqa: S105 - a description
 BY_BLOCK = "by the blocks that were the subject's"
 BY_FILE = "by the files that held the subject's packets only; other files' counts change"
 BY_CONTENT = "by opening each entry and looking for the identifier"
@@ -47,6 +48,8 @@ def way_to(spec: TableSpec) -> Way:
         return Way(BY_FILE, "file_id")
     if spec.key == PACKETS.key:
         return Way(BY_BLOCK, "block_id")
+    if spec.key == TOKEN_MAP.key:
+        return Way(BY_OLD_TOKEN, "old_token")
     if "subject_ref" in names:
         return Way(BY_REFERENCE, "subject_ref")
     for contract in load_contracts().values():
@@ -78,6 +81,8 @@ def matches_of(way: Way, subjects: Sequence[Subject], place: Mapping[str, Any]) 
     """Give which rows of a table go. `place` is what was found for it before anything was deleted."""
     if way.kind == BY_REFERENCE:
         return [Match(way.column, tuple(ref for one in subjects for ref in one.refs))]
+    if way.kind == BY_OLD_TOKEN:
+        return [Match(way.column, tuple(head for one in subjects for head in one.heads))]
     if way.kind == BY_TOKEN:
         found = [one for one in subjects if one.domain == way.domain]
         return [Match(way.column, tuple(token for one in found for token in (*one.tokens, *one.heads)))]

@@ -46,6 +46,10 @@ class KeyProvider(Protocol):
         """Destroy a root for good."""
         ...
 
+    def destroy_tenant(self, tenant: str) -> None:
+        """Destroy every root of a tenant for good: nothing of theirs is ever read again."""
+        ...
+
     def key_id(self, tenant: str, epoch: int, purpose: str) -> bytes:
         """Give the 4 random bytes that name a derived key; allotted on first use, unique."""
         ...
@@ -66,6 +70,7 @@ class LocalKeyring:
         self._path = path
         self._header = _read(path)["header"]
         self._wrapping_key = _stretched(self._header, passphrase)
+        self._seen: tuple[int, int] | None = None
         self._body = self._opened()
 
     @staticmethod
@@ -93,9 +98,6 @@ class LocalKeyring:
         """Give a root."""
         found = self._tenant(tenant).get("roots", {}).get(str(epoch))
         if found is None:
-            self._body = self._opened()
-            found = self._tenant(tenant).get("roots", {}).get(str(epoch))
-        if found is None:
             raise KeyringError(f"tenant {tenant} has no root key of epoch {epoch}: it was destroyed")
         return bytes.fromhex(found)
 
@@ -106,11 +108,16 @@ class LocalKeyring:
 
     def tenants(self) -> tuple[str, ...]:
         """Give the tenants that have keys."""
+        self._refresh()
         return tuple(sorted(self._body["tenants"]))
 
     def destroy_root(self, tenant: str, epoch: int) -> None:
         """Destroy a root: the file is written anew without it, and replaces the old one."""
         self._change(lambda body: _roots(body, tenant).pop(str(epoch), None))
+
+    def destroy_tenant(self, tenant: str) -> None:
+        """Destroy all roots of a tenant, the identity root among them."""
+        self._change(lambda body: body["tenants"].pop(tenant, None))
 
     def key_id(self, tenant: str, epoch: int, purpose: str) -> bytes:
         """Give a derived key's id."""
@@ -124,13 +131,19 @@ class LocalKeyring:
         return bytes.fromhex(self._body["signing_key"])
 
     def _tenant(self, tenant: str) -> dict[str, Any]:
-        """Give a tenant's entry; look at the file again where another process may have made it."""
-        if tenant not in self._body["tenants"]:
-            self._body = self._opened()
+        """Give a tenant's entry."""
+        self._refresh()
         entry: dict[str, Any] = self._body["tenants"].get(tenant, {})
         return entry
 
+    def _refresh(self) -> None:
+        """Read the file again where another process put a new one in its place: a new epoch, for one."""
+        if _mark(self._path) != self._seen:
+            self._body = self._opened()
+
     def _opened(self) -> dict[str, Any]:
+        # Looked at first: what comes in between is read again, never missed.
+        self._seen = _mark(self._path)
         stored = _read(self._path)
         try:
             sealed = base64.b64decode(stored["body"])
@@ -146,7 +159,7 @@ class LocalKeyring:
             body = self._opened()
             change(body)
             _write(self._path, self._header, body, self._wrapping_key)
-            self._body = body
+            self._body, self._seen = body, _mark(self._path)
 
 
 def read_passphrase(path: Path) -> bytes:
@@ -171,6 +184,15 @@ def generate_passphrase(path: Path) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(32) + "\n")
         os.fsync(file.fileno())
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Tell one file in this place from the next: a change always brings a new one."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _refuse_open_file(path: Path) -> None:

@@ -1,12 +1,12 @@
 """A tenant's keys, each derived from a root for one purpose.
 
 identity root (epoch 0)  ->  subject references, event ids, delivery digests, query digests
-token root (epoch 1, 2)  ->  one SIV key for each join domain, one that wraps subject keys
+token root (epoch 1, 2)  ->  one SIV key for each join domain, one that wraps subject keys, one for prefixes
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from stores.keyring import KeyProvider
 from transforms.errors import UsageError
@@ -31,6 +31,14 @@ class TenantKeys:
         """Give a 32-byte key that never rotates: `subject`, `event`, `delivery`, `query`."""
         return derive_key(self._provider.root(self.tenant, IDENTITY_EPOCH), 32, purpose, self.tenant)
 
+    def epochs(self) -> tuple[int, ...]:
+        """Give the token epochs whose roots live, oldest first; the last one makes tokens."""
+        return self._provider.epochs(self.tenant)
+
+    def prefix_key(self) -> bytes:
+        """Give the 32-byte key that encrypts addresses prefix by prefix now."""
+        return derive_key(self._provider.root(self.tenant, self._current_epoch()), 32, "prefix", self.tenant)
+
     def token_key(self, domain: str) -> SivKey:
         """Give the key that makes tokens of a join domain now."""
         return self._siv(self._current_epoch(), f"token/{domain}", self._token_context(domain))
@@ -42,8 +50,12 @@ class TenantKeys:
     def live_token_keys(self, domain: str) -> dict[bytes, SivKey]:
         """Give every key that still opens tokens of a domain, by key id."""
         context = self._token_context(domain)
-        keys = (self._siv(epoch, f"token/{domain}", context) for epoch in self._provider.epochs(self.tenant))
+        keys = (self._siv(epoch, f"token/{domain}", context) for epoch in self.epochs())
         return {key.key_id: key for key in keys}
+
+    def token_key_ids(self, domain: str, epochs: Collection[int]) -> list[bytes]:
+        """Give the key ids that tokens of a domain bear in some epochs."""
+        return [self._provider.key_id(self.tenant, epoch, f"token/{domain}") for epoch in epochs]
 
     def wrapping_key(self) -> SivKey:
         """Give the key that wraps subject keys now."""
@@ -52,7 +64,7 @@ class TenantKeys:
     def live_wrapping_keys(self) -> dict[bytes, SivKey]:
         """Give every key that still opens wrapped subject keys, by key id."""
         context = (length_prefixed(b"wrap", self.tenant.encode()),)
-        keys = (self._siv(epoch, "wrap", context) for epoch in self._provider.epochs(self.tenant))
+        keys = (self._siv(epoch, "wrap", context) for epoch in self.epochs())
         return {key.key_id: key for key in keys}
 
     def family_id(self, family: str) -> bytes:
@@ -60,7 +72,7 @@ class TenantKeys:
         return self._provider.key_id(self.tenant, IDENTITY_EPOCH, family)
 
     def _current_epoch(self) -> int:
-        epochs = self._provider.epochs(self.tenant)
+        epochs = self.epochs()
         if not epochs:
             raise UsageError(f"tenant {self.tenant} has no keys: `lockhouse tenant add {self.tenant}`")
         return epochs[-1]

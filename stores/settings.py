@@ -73,14 +73,12 @@ class Settings(BaseSettings):
     feed_segment_seconds: float = Field(
         60, gt=0, description="Seconds after which a file of the live feed is closed and taken in."
     )
-    epoch_horizon_days: int = Field(
-        30,
-        ge=1,
-        description="Days within which tokens of an erased subject die with their epoch, as certified.",
-    )
     reveal_row_limit: int = Field(1000, ge=1, description="Most values that one reveal opens.")
     reveal_approval: str = Field(
         "", description="Tenants, by commas, in which a reveal needs a second person; * for all."
+    )
+    rotation_horizon_days: int = Field(
+        30, ge=0, description="Days after a rotation until the old token keys are destroyed."
     )
     k_threshold: int = Field(10, ge=1, description="Fewest people in a published group of an aggregate.")
     session_gap_minutes: int = Field(30, ge=1, description="Longest pause inside one session of a person.")

@@ -1,4 +1,4 @@
-"""Every table of the deployment: those that contracts describe, and those of captures."""
+"""Every table of the deployment but the marts: those that contracts describe, and our own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import cache
 from stores.contracts import load_contracts
 from transforms.capture import tables as captures
 from transforms.errors import UsageError
-from transforms.tables import VAULT_CELLS, Column, TableSpec, quarantine_table, table_specs
+from transforms.tables import TOKEN_MAP, VAULT_CELLS, TableSpec, quarantine_table, table_specs
 
 
 @cache
 def every_table() -> tuple[TableSpec, ...]:
     """Give the specifications of all tables but the marts, a source's together."""
     described = (spec for contract in load_contracts().values() for spec in table_specs(contract))
-    return *described, *captures.CAPTURE_SPECS, VAULT_CELLS
+    return *described, *captures.CAPTURE_SPECS, VAULT_CELLS, TOKEN_MAP
 
 
 def quarantines() -> dict[str, TableSpec]:
@@ -43,20 +43,33 @@ def domain_formats() -> dict[str, str | None]:
 
 
 def domain_of(table: str, column: str) -> str:
-    """Give the join domain of a token column; marts keep the names of the masked tables.
+    """Give the join domain of a token column.
 
+    Marts keep the names of the masked tables, or put a role before their last word: `opener_ip_token`.
     Raises: UsageError where there is no such column.
     """
-    return str(token_column(table, column).domain)
+    is_mart = table.startswith("curated.")
+    tokens = [
+        (one.name, one.domain)
+        for spec in every_table()
+        for one in spec.columns
+        if one.domain and (table == spec.key or is_mart)
+    ]
+    found = {domain for name, domain in tokens if name == column}
+    if not found and is_mart:
+        found = {domain for name, domain in tokens if _last_word(name) == _last_word(column)}
+    if len(found) != 1:
+        raise UsageError("that table has no such token column: `lockhouse tables` shows them")
+    return found.pop()
 
 
-def token_column(table: str, column: str) -> Column:
-    """Give a token column that can be opened.
+def _last_word(column: str) -> str:
+    """Give a token column's last word, such as `ip` of `src_ip_token`; nothing where it is none."""
+    return column.removesuffix("_token").rpartition("_")[2] if column.endswith("_token") else ""
 
-    Raises: UsageError where there is none of that name.
-    """
-    for spec in every_table():
-        for one in spec.columns:
-            if one.name == column and one.domain and (table == spec.key or table.startswith("curated.")):
-                return one
-    raise UsageError("that table has no such token column: `lockhouse tables` shows them")
+
+def is_in_vault(table: str, column: str) -> bool:
+    """Whether a token column holds no more than what joins, its values being in the vault."""
+    is_mart = table.startswith("curated.")
+    specs = [spec for spec in every_table() if is_mart or spec.key == table]
+    return any(one.name == column and one.pii == "vault" for spec in specs for one in spec.columns)

@@ -8,7 +8,7 @@ statements are run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 from stores.delta_views import open_table, quote_name, quote_text, select_table
 from stores.tables import Tables
 from transforms.errors import UsageError
+from transforms.tables import TOKEN_MAP
 
 if TYPE_CHECKING:
     import duckdb
@@ -65,6 +66,8 @@ class SqlSandbox:
             names = self.names()
             for name in names:
                 stack.enter_context(self._tables.reading(self._tenant, name))
+            if self._tables.exists(self._tenant, TOKEN_MAP.key):
+                stack.enter_context(self._tables.reading(self._tenant, TOKEN_MAP.key))
             connection = stack.enter_context(duckdb.connect(":memory:"))
             self._make_views(connection, names)
             yield connection
@@ -78,7 +81,7 @@ class SqlSandbox:
             "autoload_known_extensions = false",
         ):
             connection.execute(f"set {setting}")
-        files: list[str] = []
+        renewals, files = self._renewals()
         for zone in READABLE_ZONES:
             connection.execute(f"create schema {zone}")
         for name in names:
@@ -90,12 +93,20 @@ class SqlSandbox:
                 connection.from_arrow(nothing).create(f"{zone}.{quote_name(table)}")
                 continue
             selected = select_table(open_table(self._tables.path(self._tenant, name)), {})
-            connection.execute(f"create view {zone}.{quote_name(table)} as {selected}")
+            renewed = _with_present_tokens(selected, self._tables.schema(self._tenant, name).names, renewals)
+            connection.execute(f"create view {zone}.{quote_name(table)} as {renewed}")
             files += pinned
         allowed = ", ".join(quote_text(file.removeprefix("file://")) for file in files)
         connection.execute(f"set allowed_paths = [{allowed}]")
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")
+
+    def _renewals(self) -> tuple[str, list[str]]:
+        """Give the map of tokens as a relation, and its files; nothing where no rotation is on its way."""
+        if not self._tables.exists(self._tenant, TOKEN_MAP.key):
+            return "", []
+        files = list(self._tables.files(self._tenant, TOKEN_MAP.key))
+        return select_table(open_table(self._tables.path(self._tenant, TOKEN_MAP.key)), {}), files
 
     def _check_reading(self, connection: duckdb.DuckDBPyConnection, query: str) -> None:
         import duckdb
@@ -110,3 +121,19 @@ class SqlSandbox:
             explained = connection.extract_statements(query[begin.end() :]) if begin else []
             if [one.type for one in explained] != [duckdb.StatementType.SELECT]:
                 raise UsageError(_ALLOWED)
+
+
+def _with_present_tokens(selected: str, columns: Sequence[str], renewals: str) -> str:
+    """Show the present token where a row still has an old one, so that equal values stay equal."""
+    tokens = [name for name in columns if name.endswith("_token")]
+    if not renewals or not tokens:
+        return selected
+    shown = ", ".join(
+        f"coalesce(m{at}.new_token, t.{quote_name(name)}) as {quote_name(name)}"
+        for at, name in enumerate(tokens)
+    )
+    joins = " ".join(
+        f"left join ({renewals}) m{at} on m{at}.old_token = left(t.{quote_name(name)}, 28)"
+        for at, name in enumerate(tokens)
+    )
+    return f"select t.* replace ({shown}) from ({selected}) t {joins}"  # noqa: S608 - every part is quoted

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -21,11 +22,13 @@ from stores.keys import TenantKeys
 from transforms.errors import DecryptionError, ErasedSubjectError
 from transforms.pii.ciphers import length_prefixed, siv_decrypt, siv_encrypt
 from transforms.pii.identities import subject_referrer, subject_refs
-from transforms.pii.siv import decrypt_column, encrypt_column
+from transforms.pii.siv import SivKey, decrypt_column, encrypt_column
 
 KEY_BYTES = 32
 _REF_BYTES = 16
 _ASKED_AT_ONCE = 500
+_REWRAPPED_AT_ONCE = 50_000
+_LIVE_SUBJECTS = "select ref, wrapped from subjects where state = 'live'"
 # Subjects that a batch remembers, some 50 MB.
 _KEPT = 1 << 17
 _SCHEMA = """
@@ -119,7 +122,7 @@ class SubjectKeys:
             row = database.execute("select wrapped from day_keys where day = ?", (day.isoformat(),)).fetchone()
         if row is None:
             raise DecryptionError("the quarantine of that day")
-        return siv_decrypt(self._keys.live_wrapping_keys()[row[0][:4]].key, row[0][4:], label)
+        return siv_decrypt(self._keys.live_wrapping_keys()[_day_key_id(row[0])].key, row[0][4:], label)
 
     def forget_days(self, oldest: date) -> None:
         """Destroy the quarantine keys of the days before `oldest`: their retention is over."""
@@ -129,6 +132,52 @@ class SubjectKeys:
             if gone:
                 _settle(database)
         self._day_keys.clear()
+
+    def rewrap(self) -> int:
+        """Wrap every key anew under the present epoch; gives how many. Doing it again does nothing more.
+
+        What a copy of the old file holds can be opened for as long as the old epoch's root lives.
+        """
+        current = self._keys.wrapping_key()
+        with self._opened() as database:
+            count = sum(
+                self._rewrap_subjects(database, rows, current)
+                for rows in _batches(database, _LIVE_SUBJECTS, current)
+            ) + sum(
+                self._rewrap_days(database, rows, current)
+                for rows in _batches(database, "select day, wrapped from day_keys", current)
+            )
+            _settle(database)
+        self._day_keys.clear()
+        return count
+
+    def _rewrap_subjects(
+        self, database: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]], current: SivKey
+    ) -> int:
+        old = dict(rows)
+        opened = self._unwrapped(old)
+        plain = pl.Series([ref + opened[ref] for ref in old], dtype=pl.Binary)
+        wrapped = encrypt_column(plain, current, text=False).to_list()
+        # An erasure in between has taken the old one away: nothing is put back.
+        database.executemany(
+            "update subjects set wrapped = ? where ref = ? and wrapped = ?",
+            [(new, ref, was) for new, (ref, was) in zip(wrapped, old.items(), strict=True)],
+        )
+        database.commit()
+        return len(old)
+
+    def _rewrap_days(
+        self, database: sqlite3.Connection, rows: Sequence[tuple[str, bytes]], current: SivKey
+    ) -> int:
+        live = self._keys.live_wrapping_keys()
+        for day, wrapped in rows:
+            label = length_prefixed(b"day", day.encode())
+            plain = siv_decrypt(live[_day_key_id(wrapped)].key, wrapped[4:], label)
+            fresh = current.key_id + siv_encrypt(current.key, plain, label)
+            changed = "update day_keys set wrapped = ? where day = ? and wrapped = ?"
+            database.execute(changed, (fresh, day, wrapped))
+        database.commit()
+        return len(rows)
 
     def count(self) -> int:
         """Give the number of subjects with a live key."""
@@ -210,6 +259,18 @@ class BatchSubjects:
             self._keys, unread = {}, list(refs)
         self._keys |= self._subjects.keys_for(unread)
         return {ref: self._keys[ref] for ref in refs if ref in self._keys}
+
+
+def _batches(database: sqlite3.Connection, query: str, current: SivKey) -> Iterator[list[tuple[Any, bytes]]]:
+    """Give the rows whose key another epoch wrapped, some at a time."""
+    # A subject's is a whole token, which begins with its version; a day's begins with the key id.
+    rows = [row for row in database.execute(query) if not row[1].startswith((current.prefix, current.key_id))]
+    for start in range(0, len(rows), _REWRAPPED_AT_ONCE):
+        yield rows[start : start + _REWRAPPED_AT_ONCE]
+
+
+def _day_key_id(wrapped: bytes) -> bytes:
+    return wrapped[:4]
 
 
 def _settle(database: sqlite3.Connection) -> None:

@@ -7,6 +7,7 @@ done. One process writes a table at a time; readers hold a shared lock that only
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,14 @@ class TableInfo:
     def key(self) -> str:
         """The table's name in SQL and messages."""
         return f"{self.zone}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Described:
+    """A table's partition columns, and those whose bounds may stand in its log."""
+
+    partition_by: tuple[str, ...]
+    statistics: tuple[str, ...]
 
 
 class Tables:
@@ -247,6 +256,12 @@ class Tables:
             found += [self.info(tenant, key) for key in keys if self.exists(tenant, key)]
         return found
 
+    def describe(self, tenant: str, key: str) -> Described:
+        """Give what a table says of itself, for a table without a specification."""
+        metadata = self.opened(tenant, key).metadata()
+        statistics = metadata.configuration.get("delta.dataSkippingStatsColumns") or ""
+        return Described(tuple(metadata.partition_columns), tuple(filter(None, statistics.split(","))))
+
     def history(self, tenant: str, key: str, limit: int = 10) -> list[dict[str, Any]]:
         """Give the latest commits with their marks, newest first."""
         return self.opened(tenant, key).history(limit)
@@ -310,6 +325,14 @@ class Tables:
             max_commit_retries=_MAX_COMMIT_RETRIES, custom_metadata=dict(marks) if marks else None
         )
         commit_actions(table, spec, actions, properties, _upkeep())
+
+    def drop(self, tenant: str, key: str) -> None:
+        """Delete a table with its history; readers are waited for."""
+        with self._writing(tenant, key), exclusive(self._lock(tenant, key, "read")):
+            path = self.path(tenant, key)
+            shutil.rmtree(path, ignore_errors=True)
+            # The next one's folder may get the same number.
+            self._written = {at: table for at, table in self._written.items() if at[0] != path}
 
     @contextmanager
     def writing_zone(self, tenant: str, zone: str) -> Iterator[None]:

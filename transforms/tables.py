@@ -360,3 +360,18 @@ def quarantine_of(source: str, title: str, owner: str) -> TableSpec:
 def table_specs(contract: Contract) -> tuple[TableSpec, ...]:
     """Give every table that a source's records land in, in the order of the data's way."""
     return raw_table(contract), quarantine_table(contract), masked_table(contract)
+
+
+TOKEN_MAP = TableSpec(
+    "vault",
+    "token_map",
+    "From the tokens of an epoch that was replaced to the present ones, for as long as it lives: queries see "
+    "one token for one value while tables are renewed.",
+    "privacy",
+    (
+        column("domain", pa.large_string(), "The join domain."),
+        column("old_token", pa.large_string(), "The old token's joinable 28 characters.", pii="token"),
+        column("new_token", pa.large_string(), "The present token.", pii="token"),
+    ),
+    ("domain",),
+)

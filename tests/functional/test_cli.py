@@ -1075,3 +1075,31 @@ def test_the_installed_command_ends_with_the_exit_code(made_home: Any):
     )
     assert done.returncode == WRONG_USAGE
     assert done.stderr.startswith("lockhouse: no tenant nobody")
+
+
+def test_keys_are_rotated_retired_and_told(call: Call, copied_home: Any):
+    home, query = copied_home.home, "select event_id, ip_token from masked.logins order by 1"
+    before = sql(call, home, query)
+    rotated = call("keys", "rotate", "--json", home=home)
+    assert rotated.code == DONE, rotated.err
+    assert rotated.json["epoch"] == 2
+    assert rotated.json["tables"]["masked.logins"] == len(before) == 99
+    listed = call("keys", "status", "--json", home=home).json["epochs"]
+    assert [one["state"] for one in listed] == ["ending", "current"]
+    assert call("keys", "retire", "--json", home=home).json["destroyed"] == []
+    assert call("keys", "rotate", "--emergency", "--yes", "--json", home=home).json["destroyed"] == [1, 2]
+    after = sql(call, home, query)
+    assert [one["event_id"] for one in after] == [one["event_id"] for one in before]
+    assert not {one["ip_token"][:6] for one in after} & {one["ip_token"][:6] for one in before}
+    asked = ("--domain", "ip", "--reason", "t", "--json")
+    revealed = call("reveal", "--token", after[0]["ip_token"], *asked, home=home)
+    assert revealed.json["values"][0] in copied_home.values
+    assert call("reveal", "--token", before[0]["ip_token"], *asked, home=home).code == REFUSED
+    trail = call("audit", "list", "--limit", "100", "--json", home=home).json["entries"]
+    done = [one["action"] for one in trail if one["outcome"] == "done"]
+    assert done.count("keys:epoch:renewed") == 2
+    assert done.count("keys:epoch:destroyed") == 2
+
+
+def test_an_emergency_is_asked_for_where_nobody_can_answer(call: Call, made_home: Any):
+    assert call("keys", "rotate", "--emergency", home=made_home.home).code != 0

@@ -571,3 +571,27 @@ def test_certificates_name_nobody(certified: tuple[Lake, Path]):
     assert body["scan"]["hits"] == 0
     assert datetime.fromisoformat(body["horizon"]) > datetime.fromisoformat(body["issued_at"])
     assert body["epochs"] == [1]
+
+
+# --- Beside a rotation of token keys
+
+
+def test_an_erasure_finds_the_tokens_of_every_live_epoch(full: Lake):
+    asked = full.ask(GONE)
+    rotation = full.platform.rotation("default")
+    rotation.begin()
+    rotation.renew_keys()
+    for key in rotation.table_keys():
+        rotation.map_tokens(key)
+    # One table is renewed, the others still hold the old tokens, and the map has both.
+    rotation.renew_table("masked.logins")
+    assert full.rows("vault.token_map").height > 0
+    again = Platform(full.platform.settings)
+    subject = again.data_subjects("default").find(GONE)
+    assert len(subject.tokens) == 2
+    assert [one.number for one in subject.stretches] == [1]
+    request = again.erasing("default").complete(asked)
+    assert {one["table"] for one in request.progress["tables"]} >= {"vault.token_map", "masked.logins"}
+    assert full.hits(subject) == []
+    body = json.loads(full.certificate(request).read_text())["body"]
+    assert body["epochs"] == [1, 2]

@@ -9,7 +9,7 @@ Source: the pcap and pcapng drafts of the IETF's opsawg group.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import Any, Literal, TypeAlias, cast
@@ -134,21 +134,29 @@ class Whole:
 
 
 def merge_blocks(
-    blocks: Sequence[Stored], read: Callable[[Stored], bytes], since_ns: int, until_ns: int
+    blocks: Sequence[Stored],
+    read: Callable[[Stored], bytes],
+    since_ns: int,
+    until_ns: int,
+    selected: Mapping[int, Packets] | None = None,
 ) -> Iterator[Packets | Whole]:
     """Give the packets of a window, merged by time; `read` gives a block's records when they are needed.
 
-    Blocks that lie wholly in the window and overlap no other are given as they are.
+    Blocks that lie wholly in the window and overlap no other are given as they are. `selected` are the
+    packets of blocks, by number, that were opened and cut to the window before.
     """
+    known = selected or {}
     waiting = sorted(blocks, key=lambda one: (one.ts_min, one.number))
     held: list[_Held] = []
     for block, following in zip_longest(waiting, waiting[1:]):
         until = following.ts_min if following is not None else until_ns
-        whole = Whole(block, read(block))
         if not held and is_inside(block, since_ns, until_ns) and block.ts_max <= until:
-            yield whole
+            yield Whole(block, read(block))
             continue
-        held.append(_Held.of(block.number, select_window(whole.walked(), since_ns, until_ns)))
+        chosen = known.get(block.number)
+        if chosen is None:
+            chosen = select_window(Whole(block, read(block)).walked(), since_ns, until_ns)
+        held.append(_Held.of(block.number, chosen))
         yield from _give_until(held, until if following is not None else None)
         held = [one for one in held if one.left()]
 
