@@ -33,6 +33,7 @@ STORES = (
     "marts",
     "audit",
     "access",
+    "erasing",
     "maintenance",
     "capture_upkeep",
     "rotation",
