@@ -595,3 +595,42 @@ def test_an_erasure_finds_the_tokens_of_every_live_epoch(full: Lake):
     assert full.hits(subject) == []
     body = json.loads(full.certificate(request).read_text())["body"]
     assert body["epochs"] == [1, 2]
+
+
+# --- Copies beside the tables
+
+
+def test_kept_exports_go_and_dagster_is_asked_to_forget_them(full: Lake):
+    device = full.platform.devices("default").find("phone-1")
+    other = full.platform.devices("default").find("router-9")
+    exports = full.platform.kept_exports("default")
+    hour = f"{HOUR:%Y-%m-%dT%H}"
+    for one in (device, other):
+        exports.keep(one.ref, hour)
+    request = full.erase(GONE)
+    assert [(ref, when) for ref, when, _ in exports.listing()] == [(other.ref, hour)]
+    assert request.progress["copies"]["kept exports"] == 1
+    (asked,) = full.platform.outbox.waiting("forget")
+    assert dict(asked.parameters) == {"device": device.ref, "hour": hour}
+
+
+def test_dagster_forgets_a_partition_and_its_runs():
+    import dagster as dg
+
+    from assets.partitions import DEVICES, PACKET_HOURS
+    from orchestration.forgetting import forget_partition
+    from orchestration.jobs import EXPORT_CAPTURE
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        for definition, parts in ((DEVICES, ["aa", "bb"]), (PACKET_HOURS, ["2026-11-21T07", "2026-11-21T08"])):
+            instance.add_dynamic_partitions(str(definition.name), parts)
+        for key in ("aa|2026-11-21T07", "bb|2026-11-21T07"):
+            instance.create_run_for_job(
+                dg.job(name=EXPORT_CAPTURE.name)(lambda: None), tags={"dagster/partition": key}
+            )
+        assert forget_partition(instance, "aa", "2026-11-21T07") == 1
+        assert instance.get_dynamic_partitions(str(DEVICES.name)) == ["bb"]
+        # Another device's export still needs the hour.
+        assert "2026-11-21T07" in instance.get_dynamic_partitions(str(PACKET_HOURS.name))
+        assert instance.get_runs_count() == 1
+        assert forget_partition(instance, "aa", "2026-11-21T07") == 0
