@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 
 @click.command("ingest", short_help="Take files into the lake now.")
 @click.argument("source")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.option("--staged", is_flag=True, help="Take what lies in landing, such as segments of a queue.")
 @click.option("--device", help="Whose captures they are; without it they are split by address.")
 @tenant_option
 @json_option
 @click.pass_obj
 def ingest_command(
-    home: Path | None, source: str, paths: tuple[Path, ...], device: str | None, tenant: str, as_json: bool
+    home: Path | None,
+    source: str,
+    paths: tuple[Path, ...],
+    staged: bool,
+    device: str | None,
+    tenant: str,
+    as_json: bool,
 ) -> int:
     """Take files of SOURCE into the lake. The originals are copied and stay; the copies are sealed and gone.
 
@@ -36,8 +43,11 @@ def ingest_command(
     Examples:
       lockhouse ingest logins events.json.gz
       lockhouse ingest logins exports/ --tenant acme --json
+      lockhouse ingest logins --staged
       lockhouse ingest captures router.pcapng.gz --device router-7
     """
+    if staged == bool(paths):
+        raise click.UsageError("give PATHS, or --staged")
     with stopwatch() as watch, working(f"Taking {source} of {tenant}", not as_json):
         result = ingest_files(home, source, paths, tenant, device)
     if as_json:
@@ -50,7 +60,10 @@ def ingest_command(
 def ingest_files(
     home: Path | None, source: str, paths: Sequence[Path], tenant: str, device: str | None = None
 ) -> dict[str, Any]:
-    """Land files, run the source's job on them and on whatever an interrupted run left behind."""
+    """Land files, run the source's job on them and on whatever an interrupted run left behind.
+
+    Without paths, what was dropped in landing for the tenant is claimed, as the sensor would.
+    """
     from lockhouse.runs import materialise
     from lockhouse.setup import prepare_home
     from stores.devices import checked_device
@@ -68,12 +81,21 @@ def ingest_files(
     platform.add_tenant(tenant, local_user())
     platform.landing.recover()
     left = platform.landing.open_batches(source)
-    batches = platform.landing.copy_in(
-        source, tenant, list(_files(paths)), owner if source in OF_DEVICES else None
-    )
+    if paths:
+        batches = platform.landing.copy_in(
+            source, tenant, list(_files(paths)), owner if source in OF_DEVICES else None
+        )
+    else:
+        batches = _claim_staged(platform, source, tenant)
     report = materialise(platform, source, [*left, *batches])
     counts = platform.ledger.counts([batch.id for batch in batches])
     return {**_summary(platform, tenant, batches, counts), "checks": report.checks, "resumed": len(left)}
+
+
+def _claim_staged(platform: Platform, source: str, tenant: str) -> list[Batch]:
+    """Claim dropped files whose size holds for a second: somebody may be writing one."""
+    settled = platform.landing.settled([source], 1)
+    return platform.landing.claim(source, tenant, settled.get((source, tenant), []))
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

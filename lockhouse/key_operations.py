@@ -66,6 +66,10 @@ def _renew(caller: Caller, rotation: Rotation, on_step: Step) -> list[Renewed]:
         on_step(key)
         renewed.append(rotation.renew_table(key))
     _rebuild_marts(caller, rotation, on_step)
+    if caller.platform.publishing.is_on:
+        # Before the end: a database that is away must not be left with tokens of a destroyed root.
+        on_step("user_logins in PostgreSQL")
+        caller.platform.publishing.equalise_tenant(caller.tenant)
     rotation.finish()
     return renewed
 

@@ -125,7 +125,7 @@ def rights_page() -> str:
 
 
 RIGHT_MEANINGS: dict[Right, str] = {
-    Right.INGEST: "take files into the lake",
+    Right.INGEST: "take files and messages into the lake; put messages on a queue and count them",
     Right.READ_TABLES: "list tables; run SQL over masked and curated tables",
     Right.REVEAL: "open tokens, make tokens of values, look into a quarantine entry",
     Right.READ_QUARANTINE: "list quarantine entries without their content",
@@ -137,7 +137,7 @@ RIGHT_MEANINGS: dict[Right, str] = {
     Right.ERASE_SUBJECTS: "erase data subjects, and see the requests",
     Right.APPROVE_REVEALS: "decide on reveals that need a second person",
     Right.READ_AUDIT: "read and verify the audit trail",
-    Right.OPERATE: "add tenants; scan the home for leaks",
+    Right.OPERATE: "add tenants; scan the home for leaks; put dead letters back on a queue",
 }
 
 

@@ -63,7 +63,13 @@ def up_command(
     feed = _feed_command(platform, listen_pcap, feed_device, feed_tenant) if listen_pcap else {}
     with _alone(platform.home.locks / "up.lock") as lock:
         crew = Crew(platform.home, lock, f"http://{host}:{port}")
-        return crew.run(_commands(write_workspace(platform.home.dagster), host, port) | feed)
+        commands = _commands(write_workspace(platform.home.dagster), host, port)
+        return crew.run(commands | _receiver_command(platform.home) | feed)
+
+
+def _receiver_command(home: Home) -> dict[str, list[str]]:
+    """Give the process that takes messages from the queue of logins, by name."""
+    return {"receiver": [sys.executable, "-m", "lockhouse.receiver", "--home", str(home.root)]}
 
 
 def _feed_command(platform: Platform, address: str, device: str | None, tenant: str) -> dict[str, list[str]]:

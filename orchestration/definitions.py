@@ -26,6 +26,7 @@ STORES = (
     "intake",
     "captures",
     "kept_exports",
+    "publishing",
     "outbox",
     "tables",
     "ledger",

@@ -42,7 +42,7 @@ INGEST = {"logins": INGEST_LOGINS, "captures": INGEST_CAPTURES}
 
 # The steps of a job that take the batches, by the name of their op.
 STEPS = {
-    "logins": ("sealed_logins", "masked_logins", "curated_marts"),
+    "logins": ("sealed_logins", "masked_logins", "served_user_logins", "curated_marts"),
     "captures": ("sealed_captures", "masked_packets", "curated_captures"),
 }
 

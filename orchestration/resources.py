@@ -5,8 +5,9 @@ It knows no Dagster, so that the command line and the service start fast and sha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from stores.access import Access
@@ -16,10 +17,12 @@ from stores.capture_exports import CaptureExports
 from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
 from stores.certificates import Certificates
-from stores.copies import Copy, ExportCopy, RegistryCopy, SeenCopy
+from stores.contracts import load_contract
+from stores.copies import Copy, ExportCopy, RegistryCopy, SeenCopy, TokenCopy
 from stores.data_subjects import DataSubjects
 from stores.database import Database
 from stores.devices import Devices
+from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.erasing import Erasing, ErasureStores
 from stores.erasure_places import ErasurePlaces
 from stores.erasure_requests import ErasureRequests
@@ -34,14 +37,20 @@ from stores.ledger import Ledger
 from stores.maintenance import Maintenance
 from stores.marts import Marts
 from stores.outbox import Outbox
+from stores.publishing import Publishing
+from stores.queue import Queue
+from stores.receiver import Receiver, ReceiverLimits
 from stores.rotation import Rotation
 from stores.settings import Settings, load_settings
+from stores.sqs import SqsLimits, SqsQueue, sqs_client
 from stores.subject_access import SubjectAccess
 from stores.subjects import SubjectKeys
 from stores.tables import Tables
+from stores.user_logins import UserLogins, read_address
 from transforms.access import Role
 from transforms.audit import Action, Outcome
 from transforms.errors import UsageError
+from transforms.user_logins import describe_columns
 
 
 def now() -> datetime:
@@ -139,6 +148,33 @@ class Platform:
         return KeptExports(tenant, self.home, exports, sealer, self.devices(tenant), now)
 
     @cached_property
+    def publishing(self) -> Publishing:
+        """The way of masked logins to PostgreSQL."""
+        url = read_address(self.settings)
+        served = UserLogins(url, describe_columns(load_contract("logins"))) if url else None
+        return Publishing(self.home, self.tables, self.ledger, served)
+
+    def queue(self, source: str, tenant: str) -> Queue:
+        """Give the queue of a source and tenant: SQS where its URL is set, else the embedded one."""
+        chosen = self.settings
+        if chosen.queue_url is not None:
+            return SqsQueue(chosen.queue_url, SqsLimits(chosen.queue_visibility_s), lambda: sqs_client(chosen))
+        limits = QueueLimits(chosen.queue_visibility_s, chosen.queue_max_receives)
+        return EmbeddedQueue(self.home.queue(source, tenant), limits, lambda: now().timestamp())
+
+    def receiver(self, source: str, tenant: str, tell: Callable[[str], None]) -> Receiver:
+        """Give the receiver of a source's queue; `tell` is told what goes wrong."""
+        chosen = self.settings
+        limits = ReceiverLimits(
+            chosen.segment_messages,
+            chosen.segment_seconds,
+            chosen.staging_limit_bytes,
+            chosen.staging_limit_seconds,
+            chosen.queue_visibility_s,
+        )
+        return Receiver(self.home, self.queue(source, tenant), source, tenant, limits, tell)
+
+    @cached_property
     def outbox(self) -> Outbox:
         """What Dagster is asked to do."""
         return Outbox(self.database, now)
@@ -164,15 +200,18 @@ class Platform:
         return ErasureRequests(tenant, self.keys(tenant), self.database, now)
 
     def copies(self, tenant: str) -> list[Copy]:
-        """Give every copy of subjects' data beside the tables: what keeps one is erased by being listed.
-
-        A served database joins as `TokenCopy("served.user_logins", count, delete)`.
-        """
-        return [
+        """Give every copy of subjects' data beside the tables: what keeps one is erased by being listed."""
+        copies: list[Copy] = [
             SeenCopy(self.home, tenant, self.settings.duplicate_window_days),
             ExportCopy(tenant, self.kept_exports(tenant), self.outbox),
             RegistryCopy(self.devices(tenant), self.database),
         ]
+        url = read_address(self.settings)
+        if url:
+            served = UserLogins(url, describe_columns(load_contract("logins")))
+            count, delete = partial(served.count_tokens, tenant), partial(served.delete_tokens, tenant)
+            copies.append(TokenCopy("served.user_logins", count, delete))
+        return copies
 
     def subject_access(self, tenant: str) -> SubjectAccess:
         """Give who gathers everything about a tenant's data subjects."""

@@ -124,4 +124,4 @@ def _refs(subjects: Sequence[Subject]) -> set[bytes]:
 
 
 def _tokens(subjects: Sequence[Subject]) -> list[str]:
-    return [token for one in subjects for token in one.tokens]
+    return [token for one in subjects for token in (*one.tokens, *one.heads)]

@@ -62,6 +62,9 @@ BATCHES = sa.Table(
     Column("chunks", Integer, nullable=False, default=0),
     Column("size_bytes", Integer, nullable=False, default=0),
     Column("changed_at", Text, nullable=False),
+    # When its oldest message was sent, and when its rows were in PostgreSQL.
+    Column("sent_at", Text),
+    Column("published_at", Text),
 )
 
 # The counts of a batch's chunks, each written once with its commit.

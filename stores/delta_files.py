@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deltalake.transaction import AddAction, RemoveAction
 
 _DICTIONARY_BYTES = 16 << 20
+_SAMPLE_ROWS = 4096
 # What an append leaves is merged if it is smaller than this, into files of at most that; both bound
 # the memory that it takes.
 _SMALL_BYTES = 16 << 20
@@ -171,7 +172,7 @@ def write_parts(
     first = next(coming)
     known = [name for name in spec.statistics if name in first.schema.names]
     written, row_count = [], 0
-    with pq.ParquetWriter(path, first.schema, **_writing_options(spec, first.schema.names)) as writer:
+    with pq.ParquetWriter(path, first.schema, **_writing_options(spec, first)) as writer:
         for rows in chain([first], coming):
             writer.write_table(rows, row_group_size=spec.row_group_rows)
             written.append(rows.select(known))
@@ -182,8 +183,9 @@ def write_parts(
     return AddAction(relative, found.st_size, dict(texts), int(found.st_mtime * 1000), adds_rows, stats)
 
 
-def _writing_options(spec: TableSpec, names: Sequence[str]) -> dict[str, Any]:
-    plain = {*spec.unique, *spec.rising}
+def _writing_options(spec: TableSpec, rows: pa.Table) -> dict[str, Any]:
+    names = rows.schema.names
+    plain = {*spec.unique, *spec.rising, *_mostly_distinct(rows)}
     return {
         "compression": "zstd" if spec.compression == "ZSTD" else "none",
         "compression_level": 1 if spec.compression == "ZSTD" else None,
@@ -195,6 +197,15 @@ def _writing_options(spec: TableSpec, names: Sequence[str]) -> dict[str, Any]:
         "write_statistics": [name for name in spec.statistics if name in names],
         "store_schema": False,
     }
+
+
+def _mostly_distinct(rows: pa.Table) -> Iterator[str]:
+    """Name the texts that hardly repeat, by a sample: a dictionary of them costs twice, and saves nothing."""
+    for field in rows.schema:
+        if pa.types.is_large_string(field.type):
+            sample = rows[field.name].slice(0, _SAMPLE_ROWS)
+            if pc.count_distinct(sample).as_py() > len(sample) // 2 > 0:
+                yield field.name
 
 
 def _partition_texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -91,6 +91,10 @@ class Home:
         """Give the folder of a source's seen-event index: a file a day."""
         return self.lake / tenant / "seen" / source
 
+    def queue(self, source: str, tenant: str) -> Path:
+        """Give the file of an embedded queue; its messages are readable, so it lies below landing."""
+        return self.landing / ".queues" / f"{source}-{tenant}.db"
+
     def make(self) -> None:
         """Create the folders, for their owner only."""
         folders = (self.landing, self.lake, self.keys, self.checkpoints, self.dagster, self.dbt, self.tmp)

@@ -163,7 +163,8 @@ class Intake:
         duplicates = self._duplicates(batch, contract, chunk, accepted)
         accepted = accepted.filter(~duplicates)
         opened = self._open_subjects(batch, contract, chunk, subjects, accepted)
-        faults = [*chunk.faults, *_faults(chunk, parsed.rejected)]
+        rejected, repeated = self._first_rejected(batch, chunk, ids, parsed.rejected)
+        faults = [*chunk.faults, *_faults(chunk, rejected)]
         quarantine = Quarantine(batch.tenant, self._tables, sealer, quarantine_table(contract))
         quarantine.add(batch, faults, deliveries, self._commit(batch, chunk.number))
         self._append_raw(batch, contract, chunk, sealer, opened)
@@ -171,7 +172,7 @@ class Intake:
             rows=len(chunk.payloads) + len(chunk.faults),
             accepted=opened.frame.height,
             quarantined=len(faults),
-            duplicates=int(duplicates.sum()),
+            duplicates=int(duplicates.sum()) + repeated,
             refused=accepted.height - opened.frame.height,
             unknown=int(opened.frame[UNKNOWN].is_not_null().sum()),
         )
@@ -185,15 +186,29 @@ class Intake:
             return duplicates
         rows = accepted[ROW].to_list()
         named = [at for at, row in enumerate(rows) if contract.event_id or row in chunk.names]
-        ids = event_id_bytes(accepted["event_id"].gather(named))
+        found = self._seen(batch, chunk, accepted["event_id"].gather(named), [rows[at] for at in named])
+        return duplicates.scatter(named, pl.Series(found))
+
+    def _first_rejected(
+        self, batch: Batch, chunk: Chunk, ids: pl.Series, rejected: Mapping[int, str]
+    ) -> tuple[dict[int, str], int]:
+        """Leave out messages that were rejected before, and say how many; a queue delivers them again too."""
+        named = [row for row in sorted(rejected) if row in chunk.names]
+        if not named:
+            return dict(rejected), 0
+        found = self._seen(batch, chunk, ids.gather(named), named)
+        repeated = {row for row, is_known in zip(named, found, strict=True) if is_known}
+        return {row: why for row, why in rejected.items() if row not in repeated}, len(repeated)
+
+    def _seen(self, batch: Batch, chunk: Chunk, ids: pl.Series, rows: list[int]) -> np.ndarray:
+        """Enter events, and tell which of them came before; `rows` are their records in the chunk."""
         brought = uuid_bytes(batch.id)
         arrivals: list[Arrival] = [
-            (event, brought, chunk.files[rows[at]], chunk.records[rows[at]])
-            for event, at in zip(ids, named, strict=True)
+            (event, brought, chunk.files[row], chunk.records[row])
+            for event, row in zip(event_id_bytes(ids), rows, strict=True)
         ]
         index = SeenEvents(self._home.seen(batch.tenant, batch.source), self._window_days)
-        found = index.find_duplicates(batch.received_at.date(), arrivals)
-        return duplicates.scatter(named, pl.Series(found))
+        return index.find_duplicates(batch.received_at.date(), arrivals)
 
     def _open_subjects(
         self,
@@ -229,19 +244,19 @@ class Intake:
     ) -> None:
         spec = raw_table(contract)
         frame = opened.frame
-        sealed = sealer.seal_for_subjects(
+        sealed = sealer.seal_column_for_subjects(
             spec.key,
             "record",
             list(map(chunk.payloads.__getitem__, frame[ROW].to_list())),
             list(map(opened.subject_keys.__getitem__, frame["subject_ref"].to_list())),
             event_id_bytes(frame["event_id"]),
         )
-        rows = frame.select("event_id", "received_at", "batch_id", "chunk", "subject_ref").with_columns(
+        placed = frame.select("event_id", "received_at", "batch_id", "chunk", "subject_ref").with_columns(
             tenant=pl.lit(batch.tenant),
             source=pl.lit(batch.source),
             received_date=pl.col("received_at").dt.date(),
-            record=pl.Series(sealed, dtype=pl.Binary),
         )
+        rows = placed.to_arrow(compat_level=pl.CompatLevel.oldest()).append_column("record", sealed)
         self._tables.append(batch.tenant, spec, rows, self._commit(batch, chunk.number))
 
     def _mask_chunk(self, batch: Batch, chunk: int, contract: Contract) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from stores.database import BATCHES, CHUNKS, DELIVERIES, Database
 from stores.landing import Batch
+from stores.receiver import segment_sent_at
 
 
 class State(StrEnum):
@@ -54,6 +55,17 @@ class Delivery:
     batch_id: str
     file: int
     rows: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast records come through: rows a minute, and the longest that a message took to its row.
+
+    Units: `lag_s` in seconds from sent to queryable; None where nothing came from a queue.
+    """
+
+    rows_per_minute: float
+    lag_s: float | None
 
 
 class Ledger:
@@ -131,6 +143,38 @@ class Ledger:
         query = sa.select(BATCHES).where(BATCHES.c.id.in_(list(batch_ids))).order_by(BATCHES.c.id)
         return self._database.rows(query)
 
+    def unpublished(self, source: str, limit: int = 10_000) -> list[dict[str, Any]]:
+        """Give masked batches whose rows are not in the served table yet, the oldest first."""
+        states = [str(State.MASKED), str(State.DONE)]
+        query = sa.select(BATCHES).where(
+            BATCHES.c.source == source, BATCHES.c.state.in_(states), BATCHES.c.published_at.is_(None)
+        )
+        return self._database.rows(query.order_by(BATCHES.c.id).limit(limit))
+
+    def mark_published(self, batch_ids: Sequence[str]) -> None:
+        """Note that the rows of batches are in the served table."""
+        with self._database.begin() as connection:
+            change = sa.update(BATCHES).where(BATCHES.c.id.in_(list(batch_ids)))
+            connection.execute(change.values(published_at=self._now()))
+
+    def lag(self, batch_ids: Sequence[str]) -> float | None:
+        """Tell how long ago the oldest message of some batches was sent; None where none came from a queue."""
+        now = self._clock().isoformat()
+        lags = [_seconds_between(one["sent_at"], now) for one in self.named(batch_ids) if one["sent_at"]]
+        return max(lags, default=None)
+
+    def pace(self, source: str, since: datetime) -> Pace:
+        """Tell how fast a source's records came through since a moment."""
+        query = sa.select(BATCHES.c.accepted, BATCHES.c.sent_at, BATCHES.c.changed_at).where(
+            BATCHES.c.source == source,
+            BATCHES.c.state.in_([str(State.MASKED), str(State.DONE)]),
+            BATCHES.c.changed_at >= since.isoformat(timespec="seconds"),
+        )
+        rows = self._database.rows(query)
+        lags = [_seconds_between(row["sent_at"], row["changed_at"]) for row in rows if row["sent_at"]]
+        minutes = max((self._clock() - since).total_seconds() / 60, 1 / 60)
+        return Pace(round(sum(row["accepted"] for row in rows) / minutes, 1), max(lags, default=None))
+
     def deliver(self, batch: Batch, digest: bytes, file: int) -> Delivery:
         """Write down a delivered file, once; give who brought it first."""
         key = sa.and_(
@@ -164,6 +208,7 @@ class Ledger:
             "files": len(batch.names),
             "size_bytes": batch.size_bytes,
             "changed_at": self._now(),
+            "sent_at": _sent_at(batch),
         }
 
     def _now(self) -> str:
@@ -171,6 +216,17 @@ class Ledger:
 
 
 _NAMES = ("rows", "accepted", "quarantined", "duplicates", "refused", "unknown")
+
+
+def _sent_at(batch: Batch) -> str | None:
+    """Tell when the oldest message of a batch was sent; its segments' names say so."""
+    moments = [sent for name in batch.names if (sent := segment_sent_at(name)) is not None]
+    return datetime.fromtimestamp(min(moments), UTC).isoformat() if moments else None
+
+
+def _seconds_between(start: str, end: str) -> float:
+    seconds = (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    return round(max(0.0, seconds), 1)
 
 
 def _values(counts: Counts) -> tuple[int, ...]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from datetime import date
+from typing import Any
+
+import pyarrow as pa
 
 from stores.keys import TenantKeys
 from stores.subjects import SubjectKeys
 from transforms.pii.ciphers import GCM_NONCE_BYTES
-from transforms.pii.envelope import Place, open_many, open_sealed, seal, seal_many
+from transforms.pii.envelope import Place, open_many, open_sealed, seal, seal_column, seal_many
 
 _SUBJECTS = "subjects"
 _QUARANTINE = "quarantine"
@@ -34,6 +37,19 @@ class Sealer:
         places = Place(self.keys.tenant, table, column).of_each(record_ids)
         nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(values))
         return seal_many(values, subject_keys, self.keys.family_id(_SUBJECTS), nonces, places)
+
+    def seal_column_for_subjects(
+        self,
+        table: str,
+        column: str,
+        values: Sequence[bytes | memoryview],
+        subject_keys: Sequence[bytes],
+        record_ids: Sequence[bytes],
+    ) -> pa.Array[Any]:
+        """Seal as `seal_for_subjects` does, into an Arrow column."""
+        places = Place(self.keys.tenant, table, column).of_each(record_ids)
+        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(values))
+        return seal_column(values, subject_keys, self.keys.family_id(_SUBJECTS), nonces, places)
 
     def open_for_subjects(
         self,

@@ -77,6 +77,33 @@ class Settings(BaseSettings):
     reveal_approval: str = Field(
         "", description="Tenants, by commas, in which a reveal needs a second person; * for all."
     )
+    queue_url: str | None = Field(
+        None, description="The SQS queue that messages come from; an embedded queue in landing without it."
+    )
+    queue_visibility_s: float = Field(
+        60, ge=2, description="Seconds for which a received message is kept from other receivers."
+    )
+    queue_max_receives: int = Field(
+        5, ge=1, description="Deliveries of a message of the embedded queue after which it is a dead letter."
+    )
+    segment_messages: int = Field(
+        1000, ge=1, description="Messages after which a segment is closed and taken in."
+    )
+    segment_seconds: float = Field(5, gt=0, description="Seconds after which a segment is closed and taken in.")
+    staging_limit_bytes: int = Field(
+        1 << 30, ge=1, description="Bytes of staged messages at which the receiver waits for the lake."
+    )
+    staging_limit_seconds: float = Field(
+        3600, gt=0, description="Age of the oldest staged message at which the receiver waits for the lake."
+    )
+    postgres_url: str | None = Field(
+        None,
+        description="Address of the PostgreSQL database that served tables go to, without a password; "
+        "nothing is served without it.",
+    )
+    postgres_url_file: Path | None = Field(
+        None, description="The file with that address, where it holds a password."
+    )
     rotation_horizon_days: int = Field(
         30, ge=0, description="Days after a rotation until the old token keys are destroyed."
     )

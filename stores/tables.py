@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ class Tables:
         # By folder, its number on disk and its last cut: a table that was made anew is another one, and
         # what was read before a log was cut short must not be built on.
         self._written: dict[tuple[Path, int, int], DeltaTable] = {}
+        self._listed: dict[tuple[Path, int, int], tuple[DeltaTable, int, pl.DataFrame]] = {}
+        self._listing = threading.Lock()
 
     def path(self, tenant: str, key: str) -> Path:
         """Give the folder of a table by its key, such as `masked.logins`."""
@@ -219,10 +222,30 @@ class Tables:
         Shape: `path` (absolute), `num_records`, and `partition.<name>` for each partition column.
         Raises: TableError where there is no such table.
         """
+        if not self.exists(tenant, key):
+            raise TableError(f"tenant {tenant} has no table {key} yet: materialise it first")
         with shared(self._lock(tenant, key, "read")):
-            actions = pl.DataFrame(pa.table(self.opened(tenant, key).get_add_actions(flatten=True)))
-            root = str(self.path(tenant, key))
-            yield actions.with_columns(path=pl.lit(f"{root}/") + pl.col("path"))
+            yield self._list_files(tenant, key)
+
+    def _list_files(self, tenant: str, key: str) -> pl.DataFrame:
+        """List a table's data files; what was listed once is only brought up to date."""
+        from deltalake import DeltaTable
+
+        path = self.path(tenant, key)
+        place = path, (path / "_delta_log").stat().st_ino, self._last_cut(tenant, key)
+        with self._listing:
+            known = self._listed.get(place)
+            if known is None:
+                table = DeltaTable(str(path))
+            else:
+                table, version, files = known
+                table.update_incremental()
+                if table.version() == version:
+                    return files
+            actions = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
+            files = actions.with_columns(path=pl.lit(f"{path}/") + pl.col("path"))
+            self._listed[place] = table, table.version(), files
+            return files
 
     def files(self, tenant: str, key: str) -> tuple[str, ...]:
         """Give the data files of the present version, for readers that are pinned to a list."""
@@ -333,6 +356,7 @@ class Tables:
             shutil.rmtree(path, ignore_errors=True)
             # The next one's folder may get the same number.
             self._written = {at: table for at, table in self._written.items() if at[0] != path}
+            self._listed = {at: known for at, known in self._listed.items() if at[0] != path}
 
     @contextmanager
     def writing_zone(self, tenant: str, zone: str) -> Iterator[None]:

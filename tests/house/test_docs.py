@@ -221,7 +221,7 @@ def test_commands_are_real(path):
 
 @pytest.mark.parametrize(
     "line",
-    ["lockhouse nonsense", "lockhouse tables --colour red", "lockhouse ingest logins", "lockhouse token x"],
+    ["lockhouse nonsense", "lockhouse tables --colour red", "lockhouse ingest --colour", "lockhouse token x"],
 )
 def test_a_command_that_is_not_real_is_found(line):
     [command] = commands_in(f"Type `{line}`.")

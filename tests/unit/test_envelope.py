@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from transforms.errors import DecryptionError
-from transforms.pii.envelope import Place, key_id_of, open_many, open_sealed, seal, seal_many
+from transforms.pii.envelope import Place, key_id_of, open_many, open_sealed, seal, seal_column, seal_many
 
 VECTORS = json.loads((Path(__file__).parents[1] / "golden" / "vectors" / "envelope.json").read_text())[
     "vectors"
@@ -39,6 +39,7 @@ def test_golden_vectors(vector: dict[str, Any]):
     if vector["reproducible"]:
         assert seal(plain, key, key_id, nonce, place) == envelope
         assert seal_many([plain], [key], key_id, nonce, [place]) == [envelope]
+        assert seal_column([plain], [key], key_id, nonce, [place]).to_pylist() == [envelope]
     assert open_sealed(envelope, key, place) == plain
     assert open_many([envelope], [key], [place]) == [plain]
     assert key_id_of(envelope) == key_id
@@ -72,6 +73,7 @@ def test_a_column_is_sealed_as_its_values_are(plaintexts: list[bytes]):
     places = PLACE.of_each(ids)
     assert places == [PLACE.of(one) for one in ids]
     sealed = seal_many(plaintexts, keys, KEY_ID, nonces, places)
+    assert seal_column(plaintexts, keys, KEY_ID, nonces, places).to_pylist() == sealed
     assert sealed == [
         seal(plain, key, KEY_ID, nonces[12 * at : 12 * at + 12], place)
         for at, (plain, key, place) in enumerate(zip(plaintexts, keys, places, strict=True))

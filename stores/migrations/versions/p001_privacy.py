@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import Column, LargeBinary, Text
 
 revision = "p001"
-down_revision = "0003"
+down_revision = "q001"
 
 
 def upgrade() -> None:

@@ -1,0 +1,252 @@
+"""One suite for every queue: embedded, SQS as moto has it, and SQS as our own server has it.
+
+Few messages, since moto looks at all of them in each call.
+"""
+
+import contextlib
+import importlib.util
+import json
+import sqlite3
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from stores.embedded_queue import EmbeddedQueue, QueueLimits
+from stores.queue import MAX_BODY_BYTES, envelope
+from stores.settings import Settings
+from stores.sqs import SqsLimits, SqsQueue, sqs_client
+from transforms.errors import QueueError, UsageError
+from transforms.records import open_message
+
+_spec = importlib.util.spec_from_file_location("sqs_server", Path(__file__).with_name("sqs_server.py"))
+assert _spec is not None
+assert _spec.loader is not None
+sqs_server = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(sqs_server)
+
+VISIBILITY_S = 2
+MOST = 2
+
+
+@pytest.fixture
+def credentials(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+
+
+@contextlib.contextmanager
+def moto_queue(tmp_path, end=""):
+    # All of moto's servers in a process share what they hold.
+    name = f"{uuid.uuid4().hex}{end}"
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = sqs_client(Settings(home=tmp_path, aws_endpoint_url=f"http://{host}:{port}"))
+    more = {"FifoQueue": "true"} if end else {}
+    dead = client.create_queue(QueueName=f"dead{name}", Attributes=more)["QueueUrl"]
+    arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": MOST})
+    made = client.create_queue(QueueName=name, Attributes={"RedrivePolicy": policy, **more})
+    yield SqsQueue(made["QueueUrl"], SqsLimits(VISIBILITY_S), lambda: client)
+    server.stop()
+
+
+@contextlib.contextmanager
+def own_queue(tmp_path, visibility_s=VISIBILITY_S, **settings):
+    with sqs_server.sqs_server(max_receives=MOST, **settings) as address:
+        chosen = Settings(home=tmp_path, aws_endpoint_url=address)
+        yield SqsQueue(f"{address}/1/logins", SqsLimits(visibility_s), lambda: sqs_client(chosen))
+
+
+@contextlib.contextmanager
+def embedded_queue(tmp_path):
+    queue = EmbeddedQueue(tmp_path / "queue.db", QueueLimits(VISIBILITY_S, MOST), time.time)
+    yield queue
+    queue.close()
+
+
+MAKERS = {"embedded": embedded_queue, "moto": moto_queue, "server": own_queue}
+
+
+@pytest.fixture(params=MAKERS)
+def queue(request, tmp_path, credentials):
+    with MAKERS[request.param](tmp_path) as made:
+        yield made
+
+
+def bodies(count):
+    return [json.dumps({"number": number}) for number in range(count)]
+
+
+def drain(queue, wait_s=0):
+    """Receive until nothing comes."""
+    found = []
+    while messages := queue.receive(10, wait_s):
+        found += messages
+    return found
+
+
+def counts(queue):
+    depth = queue.depth()
+    return depth.visible, depth.in_flight, depth.dead
+
+
+def test_what_is_sent_is_received_once_and_hidden_until_deleted(queue):
+    ids = queue.send(bodies(23))
+    assert len(set(ids)) == 23
+    assert counts(queue) == (23, 0, 0)
+    before = time.time()
+    messages = drain(queue)
+    assert {one.id: one.body for one in messages} == dict(zip(ids, bodies(23), strict=True))
+    assert {one.receives for one in messages} == {1}
+    assert all(abs(one.sent_at - before) < 60 for one in messages)
+    assert counts(queue) == (0, 23, 0)
+    assert queue.delete(messages) == []
+    assert counts(queue) == (0, 0, 0)
+
+
+def test_an_empty_queue_is_waited_for_as_long_as_asked(queue):
+    start = time.monotonic()
+    assert queue.receive(10, 1) == []
+    assert 0.9 < time.monotonic() - start < 5
+
+
+def test_what_is_not_confirmed_comes_again_and_then_is_a_dead_letter(queue):
+    queue.send(["a"])
+    [first] = drain(queue)
+    time.sleep(VISIBILITY_S + 0.2)
+    [second] = drain(queue, 1)
+    assert (second.id, second.body, second.receives) == (first.id, "a", 2)
+    assert second.receipt != first.receipt
+    time.sleep(VISIBILITY_S + 0.2)
+    assert drain(queue) == []
+    assert counts(queue) == (0, 0, 1)
+    assert queue.redrive() == 1
+    assert counts(queue)[2] == 0
+    [again] = drain(queue, 1)
+    assert again.body == "a"
+    assert again.receives == 1
+
+
+def test_what_is_extended_stays_hidden(queue):
+    queue.send(["a"])
+    messages = drain(queue)
+    assert queue.extend(messages, 30) == []
+    time.sleep(VISIBILITY_S + 0.2)
+    assert drain(queue) == []
+    assert queue.delete(messages) == []
+    assert counts(queue) == (0, 0, 0)
+
+
+def test_what_no_queue_takes_is_refused_before_anything_is_sent(queue):
+    with pytest.raises(UsageError, match="message 2 has 0 bytes"):
+        queue.send(["a", ""])
+    with pytest.raises(UsageError, match="message 1 has"):
+        queue.send(["a" * (MAX_BODY_BYTES + 1)])
+    assert counts(queue) == (0, 0, 0)
+
+
+def test_large_bodies_of_any_text_come_through(queue):
+    texts = ["ä" * 200_000, "\u2028 \U0001f600 \\ \" '", "b" * 900_000, "c" * 900_000]
+    queue.send(texts)
+    messages = drain(queue)
+    assert sorted(one.body for one in messages) == sorted(texts)
+    for one in messages:
+        assert open_message(envelope(one)) == (one.id, one.body.encode())
+
+
+def test_a_fifo_queue_takes_and_gives_messages(tmp_path, credentials):
+    with moto_queue(tmp_path, ".fifo") as queue:
+        assert queue.is_fifo
+        queue.send(["same", "same"])
+        messages = drain(queue)
+        assert [one.body for one in messages] == ["same", "same"]
+        assert queue.delete(messages) == []
+        assert counts(queue) == (0, 0, 0)
+
+
+def test_single_refusals_are_given_back(tmp_path, credentials):
+    with own_queue(tmp_path, faults={"refuse": 0.3}) as queue:
+        queue.send(bodies(40))
+        left = messages = drain(queue)
+        rounds = 0
+        while left:
+            before, left = left, queue.delete(left)
+            assert {one.id for one in left} <= {one.id for one in before}
+            rounds += 1
+        assert rounds > 1
+        assert len(messages) == 40
+        assert counts(queue) == (0, 0, 0)
+
+
+def test_a_queue_that_always_fails_is_named_without_a_message(tmp_path, credentials):
+    with own_queue(tmp_path, faults={"fail": 1.0}) as queue, pytest.raises(QueueError) as raised:
+        queue.send(["alice@example.com"])
+    assert "did not send" in str(raised.value)
+    assert "alice" not in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+def test_the_server_does_misbehave(tmp_path, credentials):
+    """What the crash test relies on: each fault happens."""
+    with own_queue(
+        tmp_path, faults={"duplicate": 0.3, "reorder": 1.0, "expire": 0.2}, visibility_s=30
+    ) as queue:
+        sent = queue.send(bodies(100))
+        first = queue.receive(10, 0)
+        assert [one.id for one in first] != sent[:10]
+        seen = [one.id for one in [*first, *drain(queue)]]
+        assert len(seen) > len(set(seen))
+
+
+def test_the_embedded_queue_keeps_nothing_of_what_was_deleted(tmp_path):
+    with embedded_queue(tmp_path) as queue:
+        queue.send(["alice@example.com " * 20] * 300)
+        queue.delete(drain(queue))
+        files = [path.read_bytes() for path in tmp_path.glob("queue.db*")]
+        assert files
+        assert not any(b"alice" in content for content in files)
+
+
+def test_the_embedded_queue_is_durable_and_only_its_owner_reads_it(tmp_path):
+    with embedded_queue(tmp_path) as queue:
+        queue.send(["a"])
+        assert (tmp_path / "queue.db").stat().st_mode & 0o077 == 0
+    with embedded_queue(tmp_path) as queue:
+        assert [one.body for one in drain(queue)] == ["a"]
+
+
+def test_a_late_confirmation_deletes_nothing_of_somebody_else(tmp_path):
+    now = [1000.0]
+    queue = EmbeddedQueue(tmp_path / "queue.db", QueueLimits(10, 5), lambda: now[0])
+    queue.send(["a"])
+    late = queue.receive(1, 0)
+    now[0] += 11
+    [current] = queue.receive(1, 0)
+    assert queue.delete(late) == late
+    assert queue.extend(late, 60) == late
+    assert counts(queue) == (0, 1, 0)
+    assert queue.delete([current]) == []
+    assert queue.depth().oldest_s == 0.0
+    queue.close()
+
+
+def test_two_receivers_of_an_embedded_queue_share_its_messages(tmp_path):
+    with embedded_queue(tmp_path) as one, embedded_queue(tmp_path) as other:
+        one.send(bodies(50))
+        taken = [*one.receive(25, 0), *other.receive(25, 0)]
+        assert len({message.id for message in taken}) == 50
+
+
+def test_a_failed_change_leaves_the_queue_as_it_was(tmp_path):
+    with embedded_queue(tmp_path) as queue:
+        queue.send(["a"])
+        with sqlite3.connect(tmp_path / "queue.db") as other:
+            other.execute("create trigger no before delete on messages begin select raise(abort, 'no'); end")
+        messages = drain(queue)
+        with pytest.raises(sqlite3.IntegrityError):
+            queue.delete(messages)
+        assert counts(queue) == (0, 1, 0)
