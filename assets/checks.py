@@ -54,7 +54,7 @@ def _findings(intake: Intake, contract: Contract, tenant: str, rows: pl.DataFram
         output.column(declared.name): set(keys.live_token_keys(str(declared.domain)))
         for declared in contract.fields
         for output in declared.outputs
-        if output.strategy in ("token", "hash")
+        if output.strategy in ("token", "vault", "hash")
     }
     return find_readable(rows, masked_table(contract), live, canaries_of(keys, contract))
 

@@ -139,7 +139,8 @@ def measure_download(port: int, headers: dict[str, str], content: bytes, folder:
     (folder / "www" / "hour.pcap").write_bytes(content)
     settings = folder / "nginx.conf"
     settings.write_text(
-        f"daemon off; user {getpass.getuser()}; pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}} http {{ "
+        f"daemon off; user {getpass.getuser()}; pid {folder}/nginx.pid; "
+        f"error_log {folder}/error.log; events {{}} http {{ "
         f"access_log off; sendfile on; server {{ listen 127.0.0.1:{port + 1}; root {folder}/www; }} }}"
     )
     process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(settings)])  # noqa: S603, S607 - the peer

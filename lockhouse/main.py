@@ -36,6 +36,8 @@ COMMANDS = {
     "quarantine": "quarantine",
     "reveal": "reveal",
     "token": "reveal",
+    "approval": "approval",
+    "subject": "subject",
     "leaks": "leaks",
     "audit": "audit",
     "keys": "keys",

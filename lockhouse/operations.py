@@ -19,7 +19,7 @@ from stores.canaries import canaries_of
 from stores.contracts import load_contracts
 from stores.home import checked_tenant
 from stores.quarantine import Entry, Quarantine
-from stores.specs import domain_formats, domain_of, every_table, quarantine_spec, quarantines
+from stores.specs import domain_formats, every_table, quarantine_spec, quarantines
 from stores.sql import SqlSandbox
 from stores.tables import Commit, TableInfo
 from transforms.access import Right
@@ -28,12 +28,11 @@ from transforms.audit import Entry as AuditEntry
 from transforms.errors import MissingError, RefusedError, UsageError
 from transforms.pii.canonical import canonicalise
 from transforms.pii.ciphers import keyed_digest
-from transforms.pii.siv import decrypt_column, encrypt_column
+from transforms.pii.siv import encrypt_column
 
 if TYPE_CHECKING:
     from stores.leaks import LeakReport
 
-MOST_REVEALED = 1000
 _ENTRY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -90,7 +89,7 @@ class Caller:
     def record(self, action: Action, outcome: Outcome, **parameters: str | int | None) -> None:
         """Write an entry; it is durable when this returns."""
         self.platform.audit.record(
-            self.known_tenant(), self.principal, action, outcome, **self.marks, **parameters
+            self.known_tenant(), self.principal, action, outcome, **{**self.marks, **parameters}
         )
         self.entries += 1
 
@@ -151,50 +150,10 @@ def run_sql(caller: Caller, query: str, limit: int | None = None, timeout_s: flo
         return rows
 
 
-def reveal(caller: Caller, table: str, column: str, where: str, reason: str) -> list[str | None]:
-    """Open the tokens of a column, for a reason that is audited first.
-
-    Raises: UsageError where the column holds no tokens, or `where` selects too many rows.
-    """
-    domain = domain_of(table, column)
-    if table not in SqlSandbox(caller.platform.tables, caller.tenant).names():
-        raise UsageError("no such table: `lockhouse tables` shows them")
-    _check_reason(reason)
-    marks = {"table": table, "column": column, "where": caller.digest(where), "reason": reason}
-    with caller.permitted(Right.REVEAL, Action.PII_REVEALED, **marks):
-        query = f"select {column} from {table}" + (f" where {where}" if where else "")  # noqa: S608 - sandboxed
-        found = SqlSandbox(caller.platform.tables, caller.tenant).run(query, MOST_REVEALED + 1)
-        if found.num_rows > MOST_REVEALED:
-            raise UsageError(f"more than {MOST_REVEALED} rows: narrow --where")
-        values = open_tokens(caller, domain, pl.Series(column, found.column(0)))
-        caller.results["values"] = len(values)
-        return values
-
-
-def reveal_tokens(caller: Caller, domain: str, tokens: Sequence[str], reason: str) -> list[str | None]:
-    """Open tokens of a join domain that came from elsewhere, a served copy for one.
-
-    Raises: DecryptionError where a token is not this tenant's.
-    """
-    _check_reason(reason)
-    marks = {"domain": _known_domain(domain), "tokens": caller.digest("\n".join(tokens)), "reason": reason}
-    with caller.permitted(Right.REVEAL, Action.PII_REVEALED, **marks):
-        values = open_tokens(caller, domain, pl.Series("token", tokens, dtype=pl.String))
-        caller.results["values"] = len(values)
-        return values
-
-
-def open_tokens(caller: Caller, domain: str, tokens: pl.Series) -> list[str | None]:
-    """Open a column of tokens of a join domain; null stays null."""
-    keys = caller.platform.keys(caller.tenant).live_token_keys(domain)
-    values: list[str | None] = decrypt_column(tokens.cast(pl.String), keys).to_list()
-    return values
-
-
 def token(caller: Caller, value: str, domain: str) -> str:
     """Make the token of a value, as masking would. As privileged as a reveal: it can test guesses."""
     # Checked before it is written into the trail: whoever mixes up the two would leave the value there.
-    marks = {"domain": _known_domain(domain), "value": caller.digest(value)}
+    marks = {"domain": known_domain(domain), "value": caller.digest(value)}
     with caller.permitted(Right.REVEAL, Action.TOKEN_MADE, **marks):
         form = domain_formats()[domain]
         canonical = canonicalise(pl.Series([value], dtype=pl.String), form)
@@ -288,12 +247,11 @@ def checked_id(text: str) -> str:
     return text if _ENTRY_ID.fullmatch(text) else "no id"
 
 
-def _check_reason(reason: str) -> None:
-    if not reason.strip():
-        raise UsageError("a reveal needs a --reason; it is written into the audit trail")
+def known_domain(domain: str) -> str:
+    """Give the domain back.
 
-
-def _known_domain(domain: str) -> str:
+    Raises: UsageError where there is no such join domain.
+    """
     known = sorted(domain_formats())
     if domain not in known:
         raise UsageError(f"no such join domain; there are: {', '.join(known)}")

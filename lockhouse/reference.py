@@ -133,6 +133,9 @@ RIGHT_MEANINGS: dict[Right, str] = {
     Right.READ_CAPTURES: "count packets, and export them anonymised: without payload, addresses encrypted",
     Right.READ_PAYLOAD: "export packets as they were captured",
     Right.MANAGE_DEVICES: "register devices, their owners and addresses, and list them",
+    Right.ACCESS_SUBJECTS: "hand out everything about a data subject",
+    Right.ERASE_SUBJECTS: "erase data subjects, and see the requests",
+    Right.APPROVE_REVEALS: "decide on reveals that need a second person",
     Right.READ_AUDIT: "read and verify the audit trail",
     Right.OPERATE: "add tenants, users, clients, roles and grants; scan the home for leaks; "
     "put dead letters back on a queue",

@@ -126,6 +126,7 @@ def _mart_column(declared: dict[str, Any], counted: set[str]) -> Column:
 
 _GRAINS = {
     "raw": "one accepted record",
+    "vault": "one row for each data subject, join domain and value",
     "quarantine": "one part (at most 16 MiB) of something that was not accepted",
     "masked": "one accepted record",
     "raw.capture_files": "one delivered file",

@@ -111,6 +111,7 @@ Each field stands on one side of it.
 | strategy | column | what stands there |
 | --- | --- | --- |
 | `token` | `<field>_token` | a reversible token; its first 28 characters join |
+| `vault` | `<field>_token` | 28 characters that join; the value lies in the vault, under the subject's key |
 | `hash` | `<field>_hash` | a join-only token that nothing opens |
 | `seal` | `<field>_sealed` | an envelope under the data subject's own key |
 | `{truncate: …}` | `<field>_net24`, … | the network of an address, the domain of an e-mail address |

@@ -19,6 +19,13 @@ from lockhouse.output import note, show_json
 )
 @click.option("--domain", help="The join domain of --token, such as ip.")
 @click.option("--reason", required=True, help="Why; kept in the audit trail.")
+@click.option(
+    "--purpose",
+    type=click.Choice(["incident", "fraud", "legal", "support", "subject-request"]),
+    default="incident",
+    show_default=True,
+    help="What for; kept in the audit trail.",
+)
 @tenant_option
 @json_option
 @click.pass_obj
@@ -30,23 +37,27 @@ def reveal_command(
     tokens: tuple[str, ...],
     domain: str | None,
     reason: str,
+    purpose: str,
     tenant: str,
     as_json: bool,
 ) -> None:
     """Open tokens: break glass, with a reason.
+
+    Where the tenant's policy asks for a second person, the first attempt asks, and the same command works
+    once somebody else has granted it (`lockhouse approval`).
 
     \b
     Examples:
       lockhouse reveal --table masked.logins --column ip_token --where "event_id = '…'" --reason "ticket 17"
       lockhouse reveal --token AfQ… --domain ip --reason "ticket 17"
     """
-    from lockhouse.operations import reveal, reveal_tokens
+    from lockhouse.reveal_operations import reveal, reveal_tokens
 
     caller = caller_of(home, tenant)
     if tokens and domain and not table:
-        values = reveal_tokens(caller, domain, tokens, reason)
+        values = reveal_tokens(caller, domain, tokens, reason, purpose)
     elif table and column and not tokens:
-        values = reveal(caller, table, column, where, reason)
+        values = reveal(caller, table, column, where, reason, purpose)
     else:
         raise click.UsageError("give --table with --column, or --token with --domain")
     if as_json:

@@ -105,3 +105,19 @@ def _tree(kind: type[Exception]) -> Iterator[type[Exception]]:
     yield kind
     for child in kind.__subclasses__():
         yield from _tree(child)
+
+
+def forget_exports(platform: Platform) -> int:
+    """Let Dagster forget the exports that erasures took: partitions and the runs that made them."""
+    from stores.outbox import FORGET
+
+    waiting = platform.outbox.waiting(FORGET)
+    if not waiting:
+        return 0
+    from orchestration.forgetting import forget_partition
+
+    with _opened_instance(platform) as instance:
+        for one in waiting:
+            forget_partition(instance, one.parameters["device"], one.parameters["hour"])
+            platform.outbox.close(one.id)
+    return len(waiting)

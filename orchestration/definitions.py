@@ -34,6 +34,7 @@ STORES = (
     "marts",
     "audit",
     "access",
+    "erasing",
     "maintenance",
     "capture_upkeep",
     "rotation",

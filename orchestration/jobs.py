@@ -10,6 +10,7 @@ from stores.access import Access
 from stores.capture_upkeep import CaptureUpkeep
 from stores.contracts import load_contracts
 from stores.dbt_lineage import load_lineage
+from stores.erasing import Erasing
 from stores.maintenance import Maintenance, Upkeep
 from stores.rotation import Rotation
 from stores.specs import every_table
@@ -56,9 +57,14 @@ def keep_up(
     context: dg.OpExecutionContext,
     maintenance: dg.ResourceParam[Maintenance],
     capture_upkeep: dg.ResourceParam[CaptureUpkeep],
+    access: dg.ResourceParam[Access],
+    erasing: dg.ResourceParam[Callable[[str], Erasing]],
 ) -> None:
-    """Do the upkeep of every source."""
+    """Complete the erasures that were left open, then do the upkeep of every source."""
     with scrubbed():
+        for tenant in access.tenants():
+            done = erasing(tenant).resume()
+            context.log.info("%s: %d erasures completed", tenant, len(done))
         today = datetime.now(UTC).date()
         for contract in load_contracts().values():
             _log_upkeep(context, maintenance.keep_up(contract, today))

@@ -6,19 +6,27 @@ It knows no Dagster, so that the command line and the service start fast and sha
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import cached_property
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
 from pathlib import Path
 
 from stores.access import Access
+from stores.approvals import Approvals
 from stores.audit import AuditTrail
 from stores.capture_exports import CaptureExports
 from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
+from stores.certificates import Certificates
 from stores.contracts import load_contract
+from stores.copies import Copy, ExportCopy, RegistryCopy, SeenCopy, TokenCopy
+from stores.data_subjects import DataSubjects
 from stores.database import Database
 from stores.devices import Devices
 from stores.embedded_queue import EmbeddedQueue, QueueLimits
+from stores.erasing import Erasing, ErasureStores
+from stores.erasure_places import ErasurePlaces
+from stores.erasure_requests import ErasureRequests
+from stores.erasure_scan import ErasureScan
 from stores.home import Home, checked_tenant
 from stores.idempotency import Idempotency
 from stores.intake import Intake
@@ -36,6 +44,8 @@ from stores.receiver import Receiver, ReceiverLimits
 from stores.rotation import Rotation
 from stores.settings import Settings, load_settings
 from stores.sqs import SqsLimits, SqsQueue, sqs_client
+from stores.subject_access import SubjectAccess
+from stores.subjects import SubjectKeys
 from stores.tables import Tables
 from stores.tokens import Tokens, read_issuers
 from stores.uploads import Uploads
@@ -199,6 +209,71 @@ class Platform:
     def devices(self, tenant: str) -> Devices:
         """Give a tenant's device registry."""
         return Devices(tenant, self.keys(tenant), self.database, now)
+
+    def data_subjects(self, tenant: str) -> DataSubjects:
+        """Give who finds a tenant's data subjects."""
+        return DataSubjects(self.keys(tenant), self.subject_keys(tenant), self.devices(tenant))
+
+    def subject_keys(self, tenant: str) -> SubjectKeys:
+        """Give a tenant's subject keys."""
+        return SubjectKeys(self.home.keys, self.keys(tenant))
+
+    def approvals(self, tenant: str) -> Approvals:
+        """Give a tenant's approvals of reveals."""
+        return Approvals(tenant, self.database, now)
+
+    def erasure_requests(self, tenant: str) -> ErasureRequests:
+        """Give a tenant's erasure requests."""
+        return ErasureRequests(tenant, self.keys(tenant), self.database, now)
+
+    def copies(self, tenant: str) -> list[Copy]:
+        """Give every copy of subjects' data beside the tables: what keeps one is erased by being listed."""
+        copies: list[Copy] = [
+            SeenCopy(self.home, tenant, self.settings.duplicate_window_days),
+            ExportCopy(tenant, self.kept_exports(tenant), self.outbox),
+            RegistryCopy(self.devices(tenant), self.database),
+        ]
+        url = read_address(self.settings)
+        if url:
+            served = UserLogins(url, describe_columns(load_contract("logins")))
+            count, delete = partial(served.count_tokens, tenant), partial(served.delete_tokens, tenant)
+            copies.append(TokenCopy("served.user_logins", count, delete))
+        return copies
+
+    def subject_access(self, tenant: str) -> SubjectAccess:
+        """Give who gathers everything about a tenant's data subjects."""
+        sealer = self.intake.sealer(tenant)
+        return SubjectAccess(
+            tenant,
+            self.tables,
+            sealer,
+            ErasurePlaces(tenant, self.tables, sealer, self.ledger),
+            self.capture_exports(tenant),
+            self.devices(tenant),
+            self.audit,
+            self.intake.vault(tenant),
+        )
+
+    def erasing(self, tenant: str) -> Erasing:
+        """Give the erasure of a tenant's data subjects."""
+        horizon = timedelta(days=self.settings.rotation_horizon_days)
+        sealer = self.intake.sealer(tenant)
+        return Erasing(
+            ErasureStores(
+                tenant,
+                self.home,
+                self.tables,
+                self.subject_keys(tenant),
+                ErasurePlaces(tenant, self.tables, sealer, self.ledger),
+                self.erasure_requests(tenant),
+                self.ledger,
+                self.marts,
+                self.copies(tenant),
+                ErasureScan(self.home, tenant),
+                Certificates(tenant, self.home, self.tables, self.audit, self.provider, now, horizon),
+                self.data_subjects(tenant),
+            )
+        )
 
     def rotation(self, tenant: str) -> Rotation:
         """Give the epochs of a tenant's token keys."""

@@ -56,7 +56,7 @@ class CaptureIntake:
         self._steps = BatchSteps(home, landing, ledger)
         self._devices, self._clock = devices, clock
         # Of this process: another one that takes over makes the rows again, from the blocks.
-        self._prepared: dict[tuple[str, int], Prepared] = {}
+        self._prepared: dict[tuple[str, int], tuple[Prepared, int]] = {}
 
     def sealer(self, tenant: str) -> Sealer:
         """Give the tenant's sealer."""
@@ -110,13 +110,20 @@ class CaptureIntake:
         )
 
     def _mask_chunk(self, batch: Batch, chunk: int) -> int:
-        rows: Prepared | pa.Table | None = self._prepared.pop((batch.id, chunk), None)
+        rows = self._taken(batch, chunk)
         if rows is None:
             wanted = (pl.col("batch_id") == batch.id) & (pl.col("chunk") == chunk)
             rows = self._masked_again(batch.tenant, wanted)
         if not len(rows):
             return 0
         return self._tables.append(batch.tenant, PACKETS, rows, commit_of(batch, chunk, self._clock())).rows
+
+    def _taken(self, batch: Batch, chunk: int) -> Prepared | pa.Table | None:
+        """Take what was prepared of a chunk; an erasure since then may have deleted or outdated it."""
+        rows, erasures = self._prepared.pop((batch.id, chunk), (None, 0))
+        if rows is None or erasures != self.sealer(batch.tenant).subjects.erasures():
+            return None
+        return rows if self._tables.are_there(batch.tenant, PACKETS.key, rows) else None
 
     def _masked_again(self, tenant: str, wanted: pl.Expr) -> pa.Table:
         """Make packet rows from blocks; those of erased owners are left out."""
@@ -142,7 +149,8 @@ class CaptureIntake:
     def _prepare(self, batch: Batch, chunk: int, rows: pa.Table) -> None:
         """Write a chunk's packet rows as files at once; masking only has to commit them."""
         if rows.num_rows:
-            self._prepared[batch.id, chunk] = self._tables.prepare(batch.tenant, PACKETS, rows)
+            erasures = self.sealer(batch.tenant).subjects.erasures()
+            self._prepared[batch.id, chunk] = self._tables.prepare(batch.tenant, PACKETS, rows), erasures
 
 
 def open_blocks(sealer: Sealer, rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], Packets]]:

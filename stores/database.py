@@ -218,6 +218,40 @@ IDEMPOTENCY = sa.Table(
     Column("created_at", Text, nullable=False),
 )
 
+# Requests to erase data subjects. `work` is sealed and holds whom; it is null once that is certified.
+ERASURES = sa.Table(
+    "erasures",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("subjects", Text, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("requested_at", Text, nullable=False),
+    Column("deadline", Text, nullable=False),
+    Column("changed_at", Text, nullable=False),
+    Column("progress", Text, nullable=False),
+    Column("work", LargeBinary),
+    Column("certificate", Text),
+)
+
+# Reveals that somebody asked for and a second person decides on.
+APPROVALS = sa.Table(
+    "approvals",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("asked_by", Text, nullable=False),
+    Column("asked_at", Text, nullable=False),
+    Column("question", Text, nullable=False),
+    Column("described", Text, nullable=False),
+    Column("decision", Text),
+    Column("decided_by", Text),
+    Column("decided_at", Text),
+    Column("used_at", Text),
+)
+
 # The epochs of a tenant's token keys. A replaced one ends once nothing in the lake is under it.
 EPOCHS = sa.Table(
     "epochs",
@@ -313,6 +347,13 @@ class Database:
                 borrowed.driver_connection.autocommit = True  # type: ignore[union-attr]
             self._reading.connection = borrowed
         return self._reading.connection
+
+    def settle(self) -> None:
+        """Write SQLite's log back and cut it to nothing: an old page there would still hold what went."""
+        if self.url.startswith("sqlite"):
+            with self._engine.connect() as connection:
+                raw: Any = connection.connection.driver_connection
+                raw.execute("pragma wal_checkpoint(truncate)")
 
     def migrate(self) -> None:
         """Bring the schema to the newest migration; nothing happens where it is there."""

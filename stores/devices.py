@@ -129,7 +129,7 @@ class Devices:
         Raises: UsageError where it would begin before the last one.
         """
         last = self.register(device).ownerships[-1]
-        token = self._token("user", owner)
+        token = self._token("user", canonical_owner(owner))
         if last.owner_token == token:
             return last
         if _ns(since) <= last.since_ns:
@@ -180,6 +180,23 @@ class Devices:
         digest = keyed_digester(self._keys.identity_key("address"), kind.encode())
         return [digest(one.encode()).hex() for one in canonical]
 
+    def disown(self, device_ref: str, numbers: Sequence[int]) -> None:
+        """Forget who had a device in some ownerships; their beginnings stay, so that late packets find them."""
+        chosen = sa.and_(
+            OWNERSHIPS.c.tenant == self._tenant,
+            OWNERSHIPS.c.device_ref == device_ref,
+            OWNERSHIPS.c.number.in_(list(numbers)),
+        )
+        with self._database.begin() as connection:
+            connection.execute(sa.update(OWNERSHIPS).where(chosen).values(owner_token=None))
+
+    def forget(self, device_ref: str) -> None:
+        """Forget a device with its ownerships and addresses."""
+        with self._database.begin() as connection:
+            for table in (DEVICE_ADDRESSES, OWNERSHIPS, DEVICES):
+                chosen = sa.and_(table.c.tenant == self._tenant, table.c.device_ref == device_ref)
+                connection.execute(sa.delete(table).where(chosen))
+
     def renew_tokens(self) -> int:
         """Make the registry's tokens anew under the present epoch; gives how many were of another."""
         count = 0
@@ -206,6 +223,12 @@ class Devices:
         column = pl.Series(tokens, dtype=pl.String)
         opened: list[str] = decrypt_column(column, self._keys.live_token_keys(domain)).to_list()
         return opened
+
+
+def canonical_owner(owner: str) -> str:
+    """Give an owner's id as the logins have it; one that is none of theirs stays as it is."""
+    canonical = canonicalise(pl.Series([owner], dtype=pl.String), "uuid")[0]
+    return owner if canonical is None else str(canonical)
 
 
 def checked_device(device: str) -> str:

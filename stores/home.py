@@ -59,6 +59,11 @@ class Home:
         return self.root / "exports"
 
     @property
+    def certificates(self) -> Path:
+        """Certificates of erasures: `<tenant>/<request>.json`."""
+        return self.root / "certificates"
+
+    @property
     def dagster(self) -> Path:
         """Dagster's own storage."""
         return self.root / "dagster"

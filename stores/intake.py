@@ -28,6 +28,7 @@ from stores.sealing import Sealer
 from stores.seen import Arrival, SeenEvents
 from stores.subjects import BatchSubjects, SubjectKeys
 from stores.tables import Commit, Tables
+from stores.vault import Vault
 from transforms.chunks import Chunk, Fault, cut_chunks
 from transforms.errors import TableError
 from transforms.parsing import ROW, UNKNOWN, parse_records
@@ -57,6 +58,7 @@ class Opened:
 
     frame: pl.DataFrame
     subject_keys: Mapping[bytes, bytes]
+    erasures: int = 0
 
 
 class Intake:
@@ -85,6 +87,10 @@ class Intake:
         keys = TenantKeys(tenant, self._provider)
         return Sealer(keys, SubjectKeys(self._home.keys, keys))
 
+    def vault(self, tenant: str) -> Vault:
+        """Give the tenant's vault."""
+        return Vault(self._home, self._tables, self.sealer(tenant))
+
     def seal_batch(self, batch_id: str, contract: Contract) -> Counts:
         """Seal a batch's records into `raw` and `quarantine`, then delete its readable files.
 
@@ -110,6 +116,7 @@ class Intake:
             # A typed literal would be nanoseconds, which Delta's file skipping cannot compare.
             predicate = f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
             masked = self._masked(tenant, contract, opened)
+            self.vault(tenant).keep(contract, opened.frame, opened.subject_keys, commit)
             return self._tables.replace(tenant, spec, masked, predicate, commit).rows
 
     def _seal(self, batch: Batch, contract: Contract) -> None:
@@ -227,9 +234,10 @@ class Intake:
             batch_id=pl.lit(batch.id),
             chunk=pl.lit(chunk.number, dtype=pl.Int32),
         )
+        erasures = subjects.erasures
         if len(keys) == len(distinct):
-            return Opened(placed, keys)
-        return Opened(placed.filter(pl.col("subject_ref").is_in(list(keys))), keys)
+            return Opened(placed, keys, erasures)
+        return Opened(placed.filter(pl.col("subject_ref").is_in(list(keys))), keys, erasures)
 
     def _append_raw(
         self, batch: Batch, contract: Contract, chunk: Chunk, sealer: Sealer, opened: Opened
@@ -253,15 +261,17 @@ class Intake:
 
     def _mask_chunk(self, batch: Batch, chunk: int, contract: Contract) -> int:
         spec = masked_table(contract)
-        opened = self._taken(batch.id, chunk) or self._open_raw(
+        opened = self._taken(batch, chunk) or self._open_raw(
             batch.tenant,
             contract,
             (pl.col("received_date") == batch.received_at.date())
             & (pl.col("batch_id") == batch.id)
             & (pl.col("chunk") == chunk),
         )
-        masked = self._masked(batch.tenant, contract, opened)
-        return self._tables.append(batch.tenant, spec, masked, self._commit(batch, chunk)).rows
+        masked, commit = self._masked(batch.tenant, contract, opened), self._commit(batch, chunk)
+        # The vault first: a masked token without its cell could not be opened for want of a retry.
+        self.vault(batch.tenant).keep(contract, opened.frame, opened.subject_keys, commit)
+        return self._tables.append(batch.tenant, spec, masked, commit).rows
 
     def _masked(self, tenant: str, contract: Contract, opened: Opened) -> pl.DataFrame:
         sealer = self.sealer(tenant)
@@ -340,11 +350,14 @@ class Intake:
             self._kept[batch_id, chunk] = opened
             self._kept_bytes += size
 
-    def _taken(self, batch_id: str, chunk: int) -> Opened | None:
-        opened = self._kept.pop((batch_id, chunk), None)
-        if opened is not None:
-            self._kept_bytes -= int(opened.frame.estimated_size())
-        return opened
+    def _taken(self, batch: Batch, chunk: int) -> Opened | None:
+        """Take what was kept of a chunk; after an erasure raw is asked again, since it may be of the erased."""
+        opened = self._kept.pop((batch.id, chunk), None)
+        if opened is None:
+            return None
+        self._kept_bytes -= int(opened.frame.estimated_size())
+        erasures = self.sealer(batch.tenant).subjects.erasures()
+        return opened if erasures == opened.erasures else None
 
     def _commit(self, batch: Batch, chunk: int) -> Commit:
         marks = {"batch": batch.id, "chunk": str(chunk)}

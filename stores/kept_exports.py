@@ -9,8 +9,9 @@ copy along. It is opened by an authorised, audited download only.
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from typing import Any
 from stores.capture_exports import LONGEST, CaptureExports, Plan
 from stores.devices import Device, Devices
 from stores.home import Home, sync
+from stores.locks import shared
 from stores.sealing import Sealer
 from transforms.capture.exports import Whole, write_packets
 from transforms.errors import UsageError
@@ -56,7 +58,7 @@ class KeptExports:
         clock: Callable[[], datetime],
     ) -> None:
         """Remember the stores; nothing is read yet."""
-        self._folder = home.exports / tenant
+        self._folder, self._lock = home.exports / tenant, home.tenant_lock(tenant)
         self._exports, self._sealer, self._devices, self._clock = exports, sealer, devices, clock
 
     def keep(self, device_ref: str, hour: str) -> Kept:
@@ -69,7 +71,8 @@ class KeptExports:
         path = self._path(device_ref, hour)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = path.with_suffix(".part")
-        with self._planned(device, since) as plan, part.open("wb") as target:
+        # An erasure would otherwise look for copies while this one is not there yet.
+        with shared(self._lock), self._planned(device, since) as plan, part.open("wb") as target:
             digest = hashlib.sha256()
             for number, (subject, content) in enumerate(self._pieces(device, plan)):
                 digest.update(content)
@@ -125,6 +128,11 @@ class KeptExports:
         found = (path for path in sorted(self._folder.glob("*/*.sealed")) if not self._is_expired(path))
         return [(path.parent.name, path.stem, _written_at(path) + EXPIRES_AFTER) for path in found]
 
+    def of_subjects(self, refs: Collection[bytes]) -> list[tuple[str, str, Path]]:
+        """Give the kept exports in which a piece is somebody's: device, hour, file."""
+        found = sorted(path for path in self._folder.glob("*/*") if not subjects_in(path).isdisjoint(refs))
+        return [(path.parent.name, path.stem, path) for path in found]
+
     def expire(self) -> int:
         """Delete what has expired, and what a killed process left; give how many files."""
         gone = [path for path in self._folder.glob("*/*") if self._is_expired(path)]
@@ -161,6 +169,16 @@ class KeptExports:
 
     def _is_expired(self, path: Path) -> bool:
         return self._clock() >= _written_at(path) + EXPIRES_AFTER
+
+
+def subjects_in(path: Path) -> set[bytes]:
+    """Read whose pieces a file holds, passing over what is sealed."""
+    found = set()
+    with path.open("rb") as file:
+        while subject := file.read(_SUBJECT_BYTES):
+            found.add(subject)
+            file.seek(int.from_bytes(file.read(4), "big"), os.SEEK_CUR)
+    return found
 
 
 def _written_at(path: Path) -> datetime:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
@@ -95,16 +95,39 @@ def scan(
 
     Raises: UsageError where `root` is no folder, or a value cannot be looked for.
     """
+    return scan_with(root, LeakMatcher(values), exclude=exclude, on_file=on_file, limits=limits)
+
+
+class Matcher(Protocol):
+    """Finds things in decoded bytes, and numbers them."""
+
+    def find(self, content: bytes) -> list[int]:
+        """Give the numbers of what stands in some bytes, each once."""
+        ...
+
+
+def scan_with(
+    root: Path,
+    matcher: Matcher,
+    *,
+    exclude: Sequence[Path],
+    on_file: Callable[[Path], None] | None = None,
+    limits: Limits | None = None,
+) -> LeakReport:
+    """Search as `scan` does, for whatever a matcher finds.
+
+    Raises: UsageError where `root` is no folder.
+    """
     if not root.is_dir():
         raise UsageError("a leak scan needs a folder that exists")
-    one = _Scan(LeakMatcher(values), limits or Limits())
+    one = _Scan(matcher, limits or Limits())
     one.search_folder(root.resolve(), "", {path.resolve() for path in exclude}, on_file)
     return LeakReport(one.files, one.size_bytes, list(one.hits), list(one.unreadable))
 
 
 @dataclass
 class _Scan:
-    matcher: LeakMatcher
+    matcher: Matcher
     limits: Limits
     files: int = 0
     size_bytes: int = 0

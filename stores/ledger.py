@@ -95,6 +95,20 @@ class Ledger:
         query = sa.select(CHUNKS.c.chunk).where(CHUNKS.c.batch_id == batch_id, CHUNKS.c.chunk >= 0)
         return [row["chunk"] for row in self._database.rows(query.order_by(CHUNKS.c.chunk))]
 
+    def accept_fewer(self, batch_id: str, chunk: int, accepted: int) -> None:
+        """Note that an erasure took records out of a chunk on its way: they count as refused."""
+        key = sa.and_(CHUNKS.c.batch_id == batch_id, CHUNKS.c.chunk == chunk)
+        others = CHUNKS.c.quarantined + CHUNKS.c.duplicates
+        change = sa.update(CHUNKS).where(key, CHUNKS.c.accepted > accepted)
+        with self._database.begin() as connection:
+            connection.execute(change.values(accepted=accepted, refused=CHUNKS.c.rows - others - accepted))
+
+    def accepted(self, batch_id: str, chunk: int) -> int | None:
+        """Give how many records of a chunk were accepted, None where it is not written down."""
+        query = sa.select(CHUNKS.c.accepted).where(CHUNKS.c.batch_id == batch_id, CHUNKS.c.chunk == chunk)
+        rows = self._database.rows(query)
+        return int(rows[0]["accepted"]) if rows else None
+
     def counts(self, batch_ids: Sequence[str]) -> Counts:
         """Add up what became of the records of some batches."""
         columns = [sa.func.coalesce(sa.func.sum(CHUNKS.c[name]), 0) for name in _NAMES]

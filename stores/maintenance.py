@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 DEFAULT_RETENTION_DAYS = {"raw": 30, "quarantine": 30, "masked": 365}
 # A closed day in more files than this is worth putting in order.
 MOST_FILES_A_DAY = 8
+# An erasure writes a file again for one row in it: so large a file holds some ten thousand rows.
+ORDERED_BYTES = 8 << 20
 # Only the latest days can have changed since the last upkeep.
 LOOK_BACK_DAYS = 7
 
@@ -80,9 +82,8 @@ class Maintenance:
 def _specs(contract: Contract) -> list[tuple[TableSpec, str | None]]:
     """Give each table with the column by which an erasure will look for a subject's rows."""
     subject = contract.subject
-    token = next(
-        (one.column(subject.name) for one in subject.outputs if one.strategy in ("token", "hash")), None
-    )
+    joinable = [one for one in subject.outputs if one.strategy in ("token", "vault", "hash")]
+    token = joinable[0].column(subject.name) if joinable else None
     return [
         (raw_table(contract), "subject_ref"),
         (quarantine_table(contract), None),
@@ -106,10 +107,15 @@ def _expire(table: DeltaTable, oldest: date) -> bool:
 def _crowded_days(table: DeltaTable, today: date) -> list[date]:
     """Give the closed days of the last week that lie in many files."""
     files: dict[date, int] = {}
-    for day in _days(table):
-        files[day] = files.get(day, 0) + 1
+    sizes: dict[date, int] = {}
+    for day, size in zip(_days(table), _sizes(table), strict=True):
+        files[day], sizes[day] = files.get(day, 0) + 1, sizes.get(day, 0) + size
     recent = today - timedelta(days=LOOK_BACK_DAYS)
-    return sorted(day for day, count in files.items() if recent <= day < today and count > MOST_FILES_A_DAY)
+    # A day in order has as many files as its bytes need, and some.
+    crowded = (
+        day for day, count in files.items() if count > MOST_FILES_A_DAY + 2 * sizes[day] // ORDERED_BYTES
+    )
+    return sorted(day for day in crowded if recent <= day < today)
 
 
 def _put_in_order(table: DeltaTable, spec: TableSpec, day: date, subject: str | None) -> None:
@@ -118,7 +124,22 @@ def _put_in_order(table: DeltaTable, spec: TableSpec, day: date, subject: str | 
     if subject is None:
         table.optimize.compact(partition_filters=wanted, writer_properties=writer_properties(spec))
     else:
-        table.optimize.z_order([subject], partition_filters=wanted, writer_properties=writer_properties(spec))
+        table.optimize.z_order(
+            [subject],
+            partition_filters=wanted,
+            target_size=ORDERED_BYTES,
+            writer_properties=writer_properties(spec),
+        )
+
+
+def _sizes(table: DeltaTable) -> Iterable[int]:
+    """Give the size of every file of the present version."""
+    import polars as pl
+    import pyarrow as pa
+
+    actions = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
+    sizes: list[int] = actions["size_bytes"].to_list() if actions.height else []
+    return sizes
 
 
 def _days(table: DeltaTable) -> Iterable[date]:

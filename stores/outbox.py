@@ -13,6 +13,7 @@ import uuid_utils
 from stores.database import OUTBOX, Database
 
 EXPORT = "export"
+FORGET = "forget"
 
 
 @dataclass(frozen=True)

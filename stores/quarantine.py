@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from stores.landing import Batch
 from stores.sealing import Sealer
 from stores.tables import Commit, Tables
 from transforms.chunks import Fault
-from transforms.errors import UsageError
+from transforms.errors import DecryptionError, UsageError
 from transforms.pii.identities import numbered_event_ids, uuid_bytes
 from transforms.tables import TableSpec
 
@@ -92,6 +93,28 @@ class Quarantine:
         ]
         # A file's name is bytes of any kind; what is no text is shown escaped.
         return name.decode(errors="backslashreplace"), b"".join(parts)
+
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        """Give every entry that can still be opened: its id, its file's name and its bytes, joined."""
+        if not self._tables.exists(self._tenant, self._spec.key):
+            return
+        with self._tables.reading(self._tenant, self._spec.key) as table:
+            days = table.select(pl.col("received_date").unique()).collect()["received_date"].sort().to_list()
+            for day in days:
+                rows = table.filter(pl.col("received_date") == day).sort("entry_id", "part").collect()
+                for _, parts in rows.group_by("entry_id", maintain_order=True):
+                    # The key of a day whose retention is over is gone: nobody can read it any more.
+                    with suppress(DecryptionError):
+                        yield parts["entry_id"][0], self._opened(parts)
+
+    def _opened(self, parts: pl.DataFrame) -> bytes:
+        record_id, day = uuid_bytes(parts["entry_id"][0]), parts["received_date"][0]
+        name = self._sealer.open_for_day(self._spec.key, "file_name", parts["file_name"][0], day, record_id)
+        pieces = [
+            self._sealer.open_for_day(self._spec.key, f"content/{part}", content, day, record_id)
+            for part, content in zip(parts["part"], parts["content"], strict=True)
+        ]
+        return name + b"\n" + b"".join(pieces)
 
     def drop(self, entry_ids: Sequence[str], commit: Commit) -> int:
         """Delete entries for good; gives how many rows went."""

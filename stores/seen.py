@@ -49,6 +49,18 @@ class SeenEvents:
             if path.name[:10] < oldest:
                 path.unlink()
 
+    def forget_events(self, ids: Sequence[bytes]) -> int:
+        """Forget some events on every day, their bytes overwritten; give how many entries went."""
+        gone = 0
+        for path in sorted(self._folder.glob("*.db")) if ids else []:
+            with _opened(path) as index:
+                index.execute("pragma secure_delete = on")
+                index.executemany("delete from seen where id = ?", [(one,) for one in ids])
+                gone += index.total_changes
+                index.commit()
+                index.execute("pragma wal_checkpoint(truncate)")
+        return gone
+
     def _earlier(self, day: date) -> list[Path]:
         days = (day - timedelta(days=back) for back in range(1, self._window_days))
         paths = (self._folder / f"{one.isoformat()}.db" for one in days)

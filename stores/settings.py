@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     upload_interval_seconds: int = Field(900, ge=1, description="How often devices should send, they are told.")
     upload_wifi_only: bool = Field(False, description="Whether devices should send over Wi-Fi only.")
     upload_charging_only: bool = Field(False, description="Whether devices should send only while charging.")
+    reveal_row_limit: int = Field(1000, ge=1, description="Most values that one reveal opens.")
+    reveal_approval: str = Field(
+        "", description="Tenants, by commas, in which a reveal needs a second person; * for all."
+    )
     queue_url: str | None = Field(
         None, description="The SQS queue that messages come from; an embedded queue in landing without it."
     )

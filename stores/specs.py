@@ -7,14 +7,14 @@ from functools import cache
 from stores.contracts import load_contracts
 from transforms.capture import tables as captures
 from transforms.errors import UsageError
-from transforms.tables import TOKEN_MAP, TableSpec, quarantine_table, table_specs
+from transforms.tables import TOKEN_MAP, VAULT_CELLS, TableSpec, quarantine_table, table_specs
 
 
 @cache
 def every_table() -> tuple[TableSpec, ...]:
     """Give the specifications of all tables but the marts, a source's together."""
     described = (spec for contract in load_contracts().values() for spec in table_specs(contract))
-    return *described, *captures.CAPTURE_SPECS, TOKEN_MAP
+    return *described, *captures.CAPTURE_SPECS, VAULT_CELLS, TOKEN_MAP
 
 
 def quarantines() -> dict[str, TableSpec]:
@@ -66,3 +66,10 @@ def domain_of(table: str, column: str) -> str:
 def _last_word(column: str) -> str:
     """Give a token column's last word, such as `ip` of `src_ip_token`; nothing where it is none."""
     return column.removesuffix("_token").rpartition("_")[2] if column.endswith("_token") else ""
+
+
+def is_in_vault(table: str, column: str) -> bool:
+    """Whether a token column holds no more than what joins, its values being in the vault."""
+    is_mart = table.startswith("curated.")
+    specs = [spec for spec in every_table() if is_mart or spec.key == table]
+    return any(one.name == column and one.pii == "vault" for spec in specs for one in spec.columns)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from stores.keys import TenantKeys
 from transforms.errors import DecryptionError, ErasedSubjectError
@@ -78,6 +79,17 @@ class SubjectKeys:
         if ref not in found:
             raise ErasedSubjectError("that data subject has no key: they were erased, or never known")
         return found[ref]
+
+    def states(self, refs: Sequence[bytes]) -> dict[bytes, str]:
+        """Give the state of those subjects who are known: `live` or `erased`."""
+        with self._opened() as database:
+            found = self._wrapped(database, refs)
+        return {ref: "erased" if wrapped is None else "live" for ref, wrapped in found.items()}
+
+    def erasures(self) -> int:
+        """Count the tombstones: who kept something over an erasure sees that there was one."""
+        with self._opened() as database:
+            return int(database.execute("select count(*) from subjects where state = 'erased'").fetchone()[0])
 
     def erase(self, refs: Sequence[bytes]) -> None:
         """Destroy keys for good and leave tombstones; unknown subjects get one as well."""
@@ -206,13 +218,20 @@ class SubjectKeys:
         )
         database.commit()
 
-    def _unwrapped(self, wrapped: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """Open wrapped keys; each holds its subject's reference, so that no row can stand in for another."""
-        column = pl.Series(list(wrapped.values()), dtype=pl.Binary)
-        opened = decrypt_column(column, self._keys.live_wrapping_keys()).to_list()
-        if any(plain[:_REF_BYTES] != ref for ref, plain in zip(wrapped, opened, strict=True)):
+    def unwrap_keys(self, refs: pl.Series, wrapped: pl.Series) -> pl.Series:
+        """Open wrapped keys; each holds its subject's reference, so that no row can stand for another.
+
+        Shape: Binary in, as many Binary keys out. Raises: DecryptionError where one does not verify.
+        """
+        opened = decrypt_column(wrapped, self._keys.live_wrapping_keys())
+        # Compared and cut as columns: a loop over a million would cost as much as opening them.
+        if not (opened.bin.slice(0, _REF_BYTES) == refs).all():
             raise DecryptionError("a subject key")
-        return {ref: plain[_REF_BYTES:] for ref, plain in zip(wrapped, opened, strict=True)}
+        return opened.bin.slice(_REF_BYTES)
+
+    def _unwrapped(self, wrapped: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        refs, keys = (pl.Series(pa.array(part, pa.large_binary())) for part in (wrapped, wrapped.values()))
+        return dict(zip(wrapped, self.unwrap_keys(refs, keys).to_list(), strict=True))
 
 
 class BatchSubjects:
@@ -224,6 +243,8 @@ class BatchSubjects:
     def __init__(self, subjects: SubjectKeys, ref_key: bytes, domain: str) -> None:
         """Begin with nobody."""
         self._subjects = subjects
+        # While the tenant's lock is held there is no other.
+        self.erasures = subjects.erasures()
         self._ref_of = lru_cache(maxsize=_KEPT)(subject_referrer(ref_key, domain))
         self._keys: dict[bytes, bytes] = {}
 

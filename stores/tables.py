@@ -6,6 +6,7 @@ done. One process writes a table at a time; readers hold a shared lock that only
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
@@ -96,9 +98,10 @@ class Tables:
     def __init__(self, lake: Path, locks: Path, rollup_commits: int = 50) -> None:
         """Remember the folders; `rollup_commits` is the number of small commits between roll-ups."""
         self._lake, self._locks, self._rollup = lake, locks, rollup_commits
-        # By folder and its number on disk: a table that was made anew is another one.
-        self._written: dict[tuple[Path, int], DeltaTable] = {}
-        self._listed: dict[tuple[Path, int], tuple[DeltaTable, int, pl.DataFrame]] = {}
+        # By folder, its number on disk and its last cut: a table that was made anew is another one, and
+        # what was read before a log was cut short must not be built on.
+        self._written: dict[tuple[Path, int, int], DeltaTable] = {}
+        self._listed: dict[tuple[Path, int, int], tuple[DeltaTable, int, pl.DataFrame]] = {}
         self._listing = threading.Lock()
 
     def path(self, tenant: str, key: str) -> Path:
@@ -123,6 +126,10 @@ class Tables:
         with self._writing(tenant, spec.key):
             fitting = _fitting(self._opened_for(tenant, spec), spec, rows)
             return Prepared(write_rows(self.path(tenant, spec.key), spec, fitting), len(rows))
+
+    def are_there(self, tenant: str, key: str, prepared: Prepared) -> bool:
+        """Whether no vacuum has taken prepared files away since they were written."""
+        return all((self.path(tenant, key) / unquote(one.path)).exists() for one in prepared.files)
 
     def append(
         self, tenant: str, spec: TableSpec, rows: pl.DataFrame | pa.Table | Prepared, commit: Commit
@@ -200,7 +207,13 @@ class Tables:
             raise TableError(f"tenant {tenant} has no table {key} yet: materialise it first")
         with shared(self._lock(tenant, key, "read")):
             # By its path alone, the version would be looked up when rows are collected.
-            yield pl.scan_delta(self._opened(tenant, key))
+            yield pl.scan_delta(self.opened(tenant, key))
+
+    @contextmanager
+    def held(self, tenant: str, key: str) -> Iterator[None]:
+        """Keep every file of a table, of whatever version, for as long as the block lasts."""
+        with shared(self._lock(tenant, key, "read")):
+            yield
 
     @contextmanager
     def reading_files(self, tenant: str, key: str) -> Iterator[pl.DataFrame]:
@@ -212,15 +225,16 @@ class Tables:
         if not self.exists(tenant, key):
             raise TableError(f"tenant {tenant} has no table {key} yet: materialise it first")
         with shared(self._lock(tenant, key, "read")):
-            yield self._list_files(self.path(tenant, key))
+            yield self._list_files(tenant, key)
 
-    def _list_files(self, path: Path) -> pl.DataFrame:
+    def _list_files(self, tenant: str, key: str) -> pl.DataFrame:
         """List a table's data files; what was listed once is only brought up to date."""
         from deltalake import DeltaTable
 
-        number = (path / "_delta_log").stat().st_ino
+        path = self.path(tenant, key)
+        place = path, (path / "_delta_log").stat().st_ino, self._last_cut(tenant, key)
         with self._listing:
-            known = self._listed.get((path, number))
+            known = self._listed.get(place)
             if known is None:
                 table = DeltaTable(str(path))
             else:
@@ -230,20 +244,20 @@ class Tables:
                     return files
             actions = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
             files = actions.with_columns(path=pl.lit(f"{path}/") + pl.col("path"))
-            self._listed[path, number] = table, table.version(), files
+            self._listed[place] = table, table.version(), files
             return files
 
     def files(self, tenant: str, key: str) -> tuple[str, ...]:
         """Give the data files of the present version, for readers that are pinned to a list."""
-        return tuple(self._opened(tenant, key).file_uris())
+        return tuple(self.opened(tenant, key).file_uris())
 
     def schema(self, tenant: str, key: str) -> pa.Schema:
         """Give the table's Arrow schema."""
-        return pa.schema(list(pa.schema(self._opened(tenant, key).schema())))  # type: ignore[arg-type]
+        return pa.schema(list(pa.schema(self.opened(tenant, key).schema())))  # type: ignore[arg-type]
 
     def info(self, tenant: str, key: str) -> TableInfo:
         """Describe a table from its log, without opening a data file."""
-        table = self._opened(tenant, key)
+        table = self.opened(tenant, key)
         actions = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
         rows = actions["num_records"].sum() if "num_records" in actions.columns else 0
         zone, name = key.split(".", 1)
@@ -267,13 +281,13 @@ class Tables:
 
     def describe(self, tenant: str, key: str) -> Described:
         """Give what a table says of itself, for a table without a specification."""
-        metadata = self._opened(tenant, key).metadata()
+        metadata = self.opened(tenant, key).metadata()
         statistics = metadata.configuration.get("delta.dataSkippingStatsColumns") or ""
         return Described(tuple(metadata.partition_columns), tuple(filter(None, statistics.split(","))))
 
     def history(self, tenant: str, key: str, limit: int = 10) -> list[dict[str, Any]]:
         """Give the latest commits with their marks, newest first."""
-        return self._opened(tenant, key).history(limit)
+        return self.opened(tenant, key).history(limit)
 
     def vacuum(self, tenant: str, key: str, retention_hours: int = VACUUM_HOURS) -> int:
         """Delete files that no version within the retention needs, orphans of crashed writes included.
@@ -281,7 +295,7 @@ class Tables:
         Waits for readers. Gives the number of files deleted.
         """
         with self._writing(tenant, key), exclusive(self._lock(tenant, key, "read")):
-            table = self._opened(tenant, key)
+            table = self.opened(tenant, key)
             removed = table.vacuum(
                 retention_hours=retention_hours, dry_run=False, enforce_retention_duration=False, full=True
             )
@@ -293,13 +307,46 @@ class Tables:
         with self._writing(tenant, spec.key):
             yield self._opened_for(tenant, spec)
 
+    def forget_past(self, tenant: str, key: str) -> int:
+        """Delete every file that the present version does not need, and the log of every earlier version.
+
+        Waits for readers. Gives how many data files went.
+        """
+        with self._writing(tenant, key), exclusive(self._lock(tenant, key, "read")):
+            folder = self.path(tenant, key)
+            gone = self.opened(tenant, key).vacuum(
+                retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True
+            )
+            table = self.opened(tenant, key)
+            table.create_checkpoint()
+            # Before the first file of the log goes: whoever keeps this table opened opens it again.
+            _mark(self._lock(tenant, key, "cut"))
+            cut_log(folder / "_delta_log", table.version())
+            kept = {Path(uri.removeprefix("file://")).name for uri in table.file_uris()}
+            left = [path for path in folder.rglob("*.parquet") if path.name not in kept]
+            left = [path for path in left if path.parent.name != "_delta_log"]
+            for path in left:
+                path.unlink()
+            return len(gone) + len(left)
+
+    def _last_cut(self, tenant: str, key: str) -> int:
+        """Give a number that changes whenever a table's log was cut short."""
+        mark = self._lock(tenant, key, "cut")
+        return mark.stat().st_mtime_ns if mark.exists() else 0
+
     def exchange_files(
-        self, table: DeltaTable, spec: TableSpec, actions: Sequence[AddAction | RemoveAction]
+        self,
+        table: DeltaTable,
+        spec: TableSpec,
+        actions: Sequence[AddAction | RemoveAction],
+        marks: Mapping[str, str] | None = None,
     ) -> None:
         """Commit files that come and files that go, together, for somebody who holds the table so."""
         from deltalake import CommitProperties
 
-        properties = CommitProperties(max_commit_retries=_MAX_COMMIT_RETRIES)
+        properties = CommitProperties(
+            max_commit_retries=_MAX_COMMIT_RETRIES, custom_metadata=dict(marks) if marks else None
+        )
         commit_actions(table, spec, actions, properties, _upkeep())
 
     def drop(self, tenant: str, key: str) -> None:
@@ -326,7 +373,11 @@ class Tables:
     def _lock(self, tenant: str, key: str, kind: str) -> Path:
         return self._locks / tenant / f"{key}.{kind}.lock"
 
-    def _opened(self, tenant: str, key: str) -> DeltaTable:
+    def opened(self, tenant: str, key: str) -> DeltaTable:
+        """Open a table as it stands.
+
+        Raises: TableError where there is no such table.
+        """
         from deltalake import DeltaTable
 
         if not self.exists(tenant, key):
@@ -350,7 +401,7 @@ class Tables:
                 description=spec.description,
                 configuration=_configuration(spec),
             )
-        key = path, (path / "_delta_log").stat().st_ino
+        key = path, (path / "_delta_log").stat().st_ino, self._last_cut(tenant, spec.key)
         if key in self._written:
             self._written[key].update_incremental()
         else:
@@ -368,6 +419,23 @@ class Tables:
             merge_files(table, folder, spec, commit.written_at_ms, properties, _upkeep())
             table.create_checkpoint()
             table.cleanup_metadata()
+
+
+def cut_log(log: Path, version: int) -> None:
+    """Delete what a log says of the versions before one that has a checkpoint."""
+    for path in log.iterdir():
+        number = path.name.partition(".")[0]
+        if number.isdigit() and int(number) < version:
+            path.unlink()
+
+
+def _mark(path: Path) -> None:
+    """Give a file another time of change, always a later one."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    at = max(path.stat().st_mtime_ns, before + 1)
+    os.utime(path, ns=(at, at))
 
 
 def _grow(table: DeltaTable, spec: TableSpec) -> None:

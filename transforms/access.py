@@ -16,6 +16,9 @@ class Right(StrEnum):
     READ_CAPTURES = "captures:read"  # packets without payload, addresses encrypted
     READ_PAYLOAD = "captures:payload"  # packets as they were captured
     MANAGE_DEVICES = "devices:write"
+    ACCESS_SUBJECTS = "subjects:access"
+    ERASE_SUBJECTS = "subjects:erase"
+    APPROVE_REVEALS = "pii:approve"
     READ_AUDIT = "audit:read"
     OPERATE = "admin"
 
@@ -50,7 +53,16 @@ RIGHTS: dict[Role, frozenset[Right]] = {
     Role.ANALYST: frozenset({Right.READ_TABLES, Right.READ_CAPTURES}),
     Role.INVESTIGATOR: frozenset({Right.READ_TABLES, Right.READ_CAPTURES, Right.READ_PAYLOAD}),
     Role.PRIVACY_OFFICER: frozenset(
-        {Right.READ_TABLES, Right.REVEAL, Right.READ_AUDIT, Right.READ_CAPTURES, Right.MANAGE_DEVICES}
+        {
+            Right.READ_TABLES,
+            Right.REVEAL,
+            Right.APPROVE_REVEALS,
+            Right.ACCESS_SUBJECTS,
+            Right.ERASE_SUBJECTS,
+            Right.READ_AUDIT,
+            Right.READ_CAPTURES,
+            Right.MANAGE_DEVICES,
+        }
     ),
     Role.AUDITOR: frozenset({Right.READ_AUDIT}),
     Role.CLIENT: frozenset({Right.INGEST}),

@@ -14,6 +14,8 @@
     │   └── TooLargeError                 it is larger than is taken
     ├── TableError             Final      a table is absent or not what was expected
     ├── AuditError             Final      the audit chain does not hold
+    ├── CertificateError       Final      an erasure certificate does not hold
+    ├── ErasureError           Retryable  an erasure is not complete: something of the subject is left
     ├── UnreadableError        Final      a delivery's gzip or zstd is damaged
     ├── BrokenStreamError      Final      a stream inside a scanned file is damaged
     ├── UndecodedError         Final      a leak scan could not decode all of a file
@@ -115,6 +117,14 @@ class TableError(LockhouseError, Final):
 
 class AuditError(LockhouseError, Final):
     """The audit chain, or a checkpoint of it, does not hold."""
+
+
+class CertificateError(LockhouseError, Final):
+    """An erasure certificate was altered, or does not fit the home it is held against."""
+
+
+class ErasureError(LockhouseError, Retryable):
+    """Something of an erased subject is still there, or a place could not be looked into; it is kept open."""
 
 
 class UnreadableError(LockhouseError, Final):

@@ -21,7 +21,7 @@ TIME = pa.timestamp("us", tz="UTC")
 class Column:
     """One column of a table.
 
-    `pii` says what stands in it of a person: `token`, `hash`, `coarse`, `sealed`, `pseudonym`, or
+    `pii` says what stands in it of a person: `token`, `vault`, `hash`, `coarse`, `sealed`, `pseudonym`, or
     None for nothing. Only columns with None may appear in a table's statistics. `is_unique` says
     that nearly every row has a value of its own: a dictionary of them would only cost. `of_contract`
     says that the column comes and goes with the contract's fields, so that older rows may lack it.
@@ -224,6 +224,7 @@ def masked_table(contract: Contract) -> TableSpec:
 
 _OUTPUT_KINDS = {
     "token": "token",
+    "vault": "vault",
     "hash": "hash",
     "truncate": "coarse",
     "generalise": "coarse",
@@ -241,6 +242,7 @@ _COARSE_NOTES = {
 }
 _OUTPUT_NOTES = {
     "token": "as a reversible token; its first 28 characters join",
+    "vault": "as 28 characters that join; the value lies in the vault, sealed for the data subject",
     "hash": "as a join-only token that cannot be opened",
     "seal": "sealed for the data subject",
     "redact": "withheld",
@@ -293,8 +295,31 @@ def _masked_column(declared: Field, output: Output) -> Column:
         pii=_OUTPUT_KINDS.get(output.strategy, "kept" if declared.is_personal else None),
         # A coarse form of a present value may be absent: an IPv6 address has no /24.
         nullable=not declared.required or output.strategy == "truncate",
-        domain=declared.domain if output.strategy == "token" else None,
+        domain=declared.domain if output.strategy in ("token", "vault") else None,
     )
+
+
+VAULT_CELLS = TableSpec(
+    "vault",
+    "cells",
+    "Values of vault fields, each once for its data subject, sealed under the subject's own key. No query "
+    "reaches it; a reveal does.",
+    "privacy",
+    (
+        TENANT,
+        column("domain", pa.large_string(), "The join domain of the token."),
+        column("token", pa.large_string(), "The joinable part of the value's token.", pii="token"),
+        column("subject_ref", pa.large_binary(), "Keyed pseudonym of the data subject.", pii="pseudonym"),
+        column(
+            "subject_token",
+            pa.large_string(),
+            "The joinable part of the token of the subject's id: masked tables name the subject by it.",
+            pii="token",
+        ),
+        *ARRIVAL,
+        column("cell", pa.large_binary(), "The value in an envelope.", pii="sealed", is_unique=True),
+    ),
+)
 
 
 def quarantine_table(contract: Contract) -> TableSpec:

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from lockhouse.operations import list_tables, reveal, run_sql
+from lockhouse.operations import list_tables, run_sql
+from lockhouse.reveal_operations import reveal
 from lockhouse.service.callers import Identified
 from lockhouse.service.problems import describe_problems
 
@@ -66,6 +67,7 @@ class Reveal(BaseModel):
     column: str = Field(max_length=128, examples=["ip_token"])
     where: str = Field("", max_length=10_000, examples=["event_date = date '2026-11-21'"])
     reason: str = Field(min_length=1, max_length=200, examples=["ticket 17"])
+    purpose: Literal["incident", "fraud", "legal", "support", "subject-request"] = "incident"
 
 
 class Revealed(BaseModel):
@@ -152,4 +154,4 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds
 @router.post("/reveal", summary="Open tokens, for a reason", response_model=Revealed)
 def post_reveal(caller: Identified, asked: Reveal) -> dict[str, Any]:
     """Open the tokens of a column. The reason is in the trail before the first value leaves."""
-    return {"values": reveal(caller, asked.table, asked.column, asked.where, asked.reason)}
+    return {"values": reveal(caller, asked.table, asked.column, asked.where, asked.reason, asked.purpose)}

@@ -234,6 +234,14 @@ def send_to_commands(nest: Nest) -> None:
     nest.run("leaks", "scan", six, code=0)
     nest.run("leaks", "scan", "--values-file", nest.file("values", six), code=0)
     nest.run("tenant", "add", f"{six}!", code=2)
+    who, device, answer = nest.take(3)
+    nest.run("subject", "erase", "--id", who, "--domain", "user", "--yes")
+    nest.run("subject", "erase", "--id", device, "--domain", "device", "--dry-run", code=0)
+    nest.run("subject", "erase", "--id", device, "--domain", answer, "--yes", code=2)
+    nest.run("subject", "access", "--id", answer, "--domain", "device", "-o", nest.folder / "no", code=2)
+    nest.run("subject", "status", "--id", device, "--domain", "device", code=0)
+    nest.run("subject", "erase", "--id", BASE["user_id"].replace("5", "6"), "--yes", code=0)
+    nest.run("approval", "grant", who, code=2)
     for words in (
         ["tables"],
         ["audit", "list"],

@@ -326,7 +326,8 @@ def test_a_run_materialises_its_partition_of_every_asset_with_counts(ran: Ran):
     events = ran.result.get_asset_materialization_events()
     materialised = [event.step_materialization_data.materialization for event in events]
     for key, node in json.loads(GOLDEN.read_text()).items():
-        if not node["materializable"] or node["group"] != "logins":
+        # Nothing is served: no PostgreSQL is set.
+        if not node["materializable"] or node["group"] != "logins" or key.startswith("served/"):
             continue
         (made,) = (one for one in materialised if one.asset_key == dg.AssetKey(key.split("/")))
         assert made.partition == hour
@@ -346,7 +347,7 @@ def test_a_run_reports_every_check_as_passed(ran: Ran):
         (key, check)
         for key, node in json.loads(GOLDEN.read_text()).items()
         for check in node["checks"]
-        if node["group"] == "logins"
+        if node["group"] == "logins" and not key.startswith("served/")
     }
     assert passed == declared
 

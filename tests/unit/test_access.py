@@ -25,6 +25,9 @@ MATRIX = {
     Role.PRIVACY_OFFICER: {
         Right.READ_TABLES,
         Right.REVEAL,
+        Right.APPROVE_REVEALS,
+        Right.ACCESS_SUBJECTS,
+        Right.ERASE_SUBJECTS,
         Right.READ_AUDIT,
         Right.READ_CAPTURES,
         Right.MANAGE_DEVICES,

@@ -19,7 +19,7 @@ from transforms.pii.categories import CATEGORIES
 
 LOGICAL_TYPES = ("string", "integer", "number", "boolean", "timestamp")
 FORMATS = ("uuid", "ip", "mac", "email")
-PLAIN_STRATEGIES = ("keep", "drop", "redact", "token", "hash", "seal")
+PLAIN_STRATEGIES = ("keep", "drop", "redact", "token", "vault", "hash", "seal")
 TRUNCATIONS = ("net24", "net48", "domain")
 GENERALISATIONS = ("year", "month", "bucket10", "bucket100")
 DERIVATIONS = ("version",)
@@ -53,7 +53,7 @@ class Output:
         >>> Output("token").column("ip"), Output("truncate", "net24").column("ip")
         ('ip_token', 'ip_net24')
         """
-        suffixes = {"token": "token", "hash": "hash", "seal": "sealed", "redact": "redacted"}
+        suffixes = {"token": "token", "vault": "token", "hash": "hash", "seal": "sealed", "redact": "redacted"}
         suffix = suffixes.get(self.strategy, self.detail)
         return field if self.strategy == "keep" else f"{field}_{suffix}"
 
@@ -254,6 +254,9 @@ def _field(lines: _Lines, declared: dict[str, Any], path: tuple[str | int, ...])
         examples=tuple(declared.get("examples") or ()),
     )
     _check_readable(lines, compiled, path)
+    columns = [one.column(compiled.name) for one in compiled.outputs]
+    if len(set(columns)) < len(columns):
+        raise lines.refuse(f"two outputs of `{compiled.name}` in one column", "token or vault, not both", *path)
     return compiled
 
 

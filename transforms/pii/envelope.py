@@ -54,8 +54,12 @@ class Place:
 
     def of_each(self, record_ids: Sequence[bytes]) -> list[bytes]:
         """Give the associated data for records whose ids all have 16 bytes."""
-        shared = self._shared + (16).to_bytes(4, "big")
+        shared = self.begin(16)
         return [shared + record_id for record_id in record_ids]
+
+    def begin(self, id_bytes: int) -> bytes:
+        """Give what the associated data of all records with ids of one length begin with."""
+        return self._shared + id_bytes.to_bytes(4, "big")
 
 
 def seal(plaintext: bytes, key: bytes, key_id: bytes, nonce: bytes, place: bytes) -> bytes:

@@ -59,7 +59,7 @@ def find_readable(
 def _readable(spec: TableSpec) -> list[str]:
     """Give the text columns that people read: neither tokens nor ids of our own making."""
     ours = {"event_id", "tenant", "batch_id", "source", "entry_id"}
-    tokens = {"token", "hash", "sealed", "pseudonym"}
+    tokens = {"token", "vault", "hash", "sealed", "pseudonym"}
     texts = [one for one in spec.columns if str(one.type).endswith("string")]
     return [one.name for one in texts if one.name not in ours and one.pii not in tokens]
 

@@ -43,7 +43,7 @@ def _masked(values: pl.Series, declared: Field, output: Output, keys: Mapping[st
     match output.strategy:
         case "keep":
             return [values, *_derived(values, declared)]
-        case "token" | "hash":
+        case "token" | "vault" | "hash":
             key = keys[str(declared.domain)]
             keep = output.strategy == "token"
             return [siv.encrypt_column(as_text(values), key, keep_ciphertext=keep).alias(name)]

@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy import Column, Integer, Text
 
 revision = "s001"
-down_revision = "q001"
+down_revision = "p001"
 
 
 def upgrade() -> None:

@@ -1,0 +1,147 @@
+"""The vault: values that only their data subject's living key opens, found by their token.
+
+A masked table holds 28 characters for such a value; the value itself lies here, sealed for the
+subject, once for each subject, join domain and token. The envelope is bound to all three. The same
+value of two people is two cells: erasing one leaves the other's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from stores.home import Home
+from stores.locks import exclusive
+from stores.sealing import Sealer
+from stores.tables import Commit, Tables
+from transforms.pii.ciphers import GCM_NONCE_BYTES
+from transforms.pii.contracts import Contract
+from transforms.pii.envelope import Place, open_many, seal_many
+from transforms.pii.masking import as_text
+from transforms.pii.siv import HEAD_CHARACTERS, encrypt_column
+from transforms.tables import VAULT_CELLS
+
+_FAMILY = "vault"
+_PLACE_BYTES = HEAD_CHARACTERS + 16
+_KEY = ["subject_ref", "domain", "token"]
+
+
+class Vault:
+    """The vault of one tenant."""
+
+    def __init__(self, home: Home, tables: Tables, sealer: Sealer) -> None:
+        """Remember the stores; nothing is opened yet."""
+        self._tenant = sealer.keys.tenant
+        self._tables, self._sealer = tables, sealer
+        self._lock = home.locks / self._tenant / "vault.lock"
+
+    def keep(
+        self, contract: Contract, records: pl.DataFrame, keys: Mapping[bytes, bytes], commit: Commit
+    ) -> int:
+        """Keep the values of a contract's vault fields that are new for their subject; give how many.
+
+        Shape: `records` has the contract's fields in canonical form, `subject_ref` and `received_at`.
+        """
+        named = [one.name for one in contract.fields if any(out.strategy == "vault" for out in one.outputs)]
+        if not named or records.is_empty():
+            return 0
+        found = pl.concat([self._cells(contract, records, name) for name in named])
+        # Two sources that meet the same value at once would both find it new.
+        with exclusive(self._lock):
+            fresh = self._without_known(found)
+            if fresh.is_empty():
+                return 0
+            rows = self._sealed(fresh, [keys[ref] for ref in fresh["subject_ref"]])
+            own = Commit(f"vault/{commit.id}", commit.written_at_ms, commit.marks)
+            return self._tables.append(self._tenant, VAULT_CELLS, rows, own).rows
+
+    def open(self, domain: str, tokens: pl.Series, subjects: pl.Series | None = None) -> pl.Series:
+        """Open tokens of a join domain; null where no living key opens one.
+
+        Shape: String in, as many Strings out. `subjects` are the joinable parts of the subjects' own
+        tokens, row by row: only the cell of that subject opens a token. Where the table does not name
+        the subject, anybody's cell of the same value does.
+        Raises: DecryptionError where a cell does not verify.
+        """
+        asked = pl.DataFrame({"token": tokens.cast(pl.String)}).with_columns(
+            subject_token=subjects.cast(pl.String) if subjects is not None else pl.lit(None, pl.String)
+        )
+        on = ["token"] if subjects is None else ["token", "subject_token"]
+        cells = self._opened(domain, asked["token"].drop_nulls().unique())
+        known = cells.unique(on, keep="first", maintain_order=True).select(*on, "value")
+        return asked.join(known, on=on, how="left", maintain_order="left")["value"]
+
+    def of_subject(self, ref: bytes) -> pl.DataFrame:
+        """Give everything that is kept for a subject. Shape: `domain`, `token`, `received_at`, `value`."""
+        if not self._tables.exists(self._tenant, VAULT_CELLS.key):
+            return pl.DataFrame(schema=dict.fromkeys(("domain", "token", "received_at", "value"), pl.String))
+        with self._tables.reading(self._tenant, VAULT_CELLS.key) as table:
+            cells = table.filter(pl.col("subject_ref") == ref).collect()
+        return self._values(cells).select("domain", "token", "received_at", "value")
+
+    def _opened(self, domain: str, tokens: pl.Series) -> pl.DataFrame:
+        if not self._tables.exists(self._tenant, VAULT_CELLS.key):
+            return pl.DataFrame(schema=dict.fromkeys(("token", "subject_token", "value"), pl.String))
+        with self._tables.reading(self._tenant, VAULT_CELLS.key) as table:
+            wanted = tokens.rename("token").to_frame().lazy()
+            cells = table.filter(pl.col("domain") == domain).join(wanted, on="token", how="semi").collect()
+        return self._values(cells)
+
+    def _values(self, cells: pl.DataFrame) -> pl.DataFrame:
+        """Open cells, those of a subject together; cells of erased subjects are left out."""
+        cells = cells.sort("subject_ref")
+        keys = self._sealer.subjects.existing(cells["subject_ref"].unique().to_list())
+        cells = cells.filter(pl.col("subject_ref").is_in(list(keys)))
+        opened = open_many(
+            cells["cell"].to_list(), [keys[ref] for ref in cells["subject_ref"]], self._places(cells)
+        )
+        return cells.with_columns(value=pl.Series(opened, dtype=pl.Binary).cast(pl.String))
+
+    def _cells(self, contract: Contract, records: pl.DataFrame, name: str) -> pl.DataFrame:
+        """Give a field's values with subject and token, each once."""
+        keys, declared = self._sealer.keys, contract.field(name)
+        domain, subject = str(declared.domain), contract.subject
+        pairs = records.select(
+            "subject_ref",
+            "received_at",
+            subject_id=as_text(records[subject.name]),
+            value=as_text(records[name]),
+        ).filter(pl.col("value").is_not_null())
+        distinct = pairs.unique(["subject_ref", "value"], keep="first", maintain_order=True)
+        return distinct.select(
+            "subject_ref",
+            "received_at",
+            "value",
+            domain=pl.lit(domain),
+            token=encrypt_column(distinct["value"], keys.token_key(domain), keep_ciphertext=False),
+            subject_token=encrypt_column(
+                distinct["subject_id"], keys.token_key(str(subject.domain)), keep_ciphertext=False
+            ),
+        ).unique(_KEY, keep="first", maintain_order=True)
+
+    def _without_known(self, cells: pl.DataFrame) -> pl.DataFrame:
+        if not self._tables.exists(self._tenant, VAULT_CELLS.key):
+            return cells
+        with self._tables.reading(self._tenant, VAULT_CELLS.key) as table:
+            return cells.lazy().join(table.select(_KEY), on=_KEY, how="anti").collect()
+
+    def _sealed(self, cells: pl.DataFrame, keys: Sequence[bytes]) -> pl.DataFrame:
+        values = cells["value"].cast(pl.Binary).to_list()
+        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(values))
+        sealed = seal_many(values, keys, self._sealer.keys.family_id(_FAMILY), nonces, self._places(cells))
+        return cells.with_columns(
+            tenant=pl.lit(self._tenant),
+            received_date=pl.col("received_at").dt.date(),
+            cell=pl.Series(sealed, dtype=pl.Binary),
+        ).sort("subject_ref")
+
+    def _places(self, cells: pl.DataFrame) -> list[bytes]:
+        """Bind each cell to its domain, token and subject."""
+        begins = {
+            domain: Place(self._tenant, VAULT_CELLS.key, f"cell/{domain}").begin(_PLACE_BYTES)
+            for domain in cells["domain"].unique()
+        }
+        ids = (cells["token"].cast(pl.Binary) + cells["subject_ref"]).to_list()
+        return [begins[domain] + one for domain, one in zip(cells["domain"], ids, strict=True)]

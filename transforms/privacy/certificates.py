@@ -1,0 +1,165 @@
+"""The erasure certificate: what was destroyed and deleted, signed, and how it is read again.
+
+The file is JSON, written in one way only, so that no byte of it can change unnoticed. It names the
+erased subject by keyed and salted digests: whoever has a copy of the home can look whether a pseudonym
+of theirs is still in it, and learns nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transforms.audit import canonical_json
+from transforms.errors import AuditError, CertificateError
+from transforms.pii.ciphers import sha256_hex, sign, signing_public_key, verify_signature
+from transforms.pii.siv import HEAD_CHARACTERS
+
+FORMAT = "lockhouse-erasure-certificate-1"
+# Version and key id, 5 bytes, fix the first six characters of a token.
+_FIXED_CHARACTERS = 6
+_HEX_REF = re.compile(rb"(?=([0-9a-f]{32}))")
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Salted digests of an erased subject's pseudonyms.
+
+    `heads` are what the subject's tokens begin with (it tells the key, not the person).
+    """
+
+    salt: str
+    heads: tuple[str, ...]
+    tokens: frozenset[str]
+    refs: frozenset[str]
+
+    def of(self, pseudonym: bytes) -> str:
+        """Give the digest of a pseudonym."""
+        return hashlib.sha256(bytes.fromhex(self.salt) + pseudonym).hexdigest()
+
+    def has_ref(self, ref: bytes) -> bool:
+        """Whether a reference is the subject's."""
+        return self.of(ref) in self.refs
+
+    def as_record(self) -> dict[str, Any]:
+        """Give the fingerprints as plain values."""
+        heads, tokens, refs = list(self.heads), sorted(self.tokens), sorted(self.refs)
+        return {"salt": self.salt, "heads": heads, "tokens": tokens, "refs": refs}
+
+
+def take_fingerprints(salt: str, tokens: Iterable[str], refs: Iterable[bytes]) -> Fingerprints:
+    """Make the fingerprints of tokens (their joinable part) and references.
+
+    >>> prints = take_fingerprints("00" * 16, ["AfQ3xk" + "a" * 22], [b"r" * 16])
+    >>> prints.has_ref(b"r" * 16), PseudonymMatcher(prints).find(b"... AfQ3xk" + b"a" * 22 + b"ZZ")
+    (True, [0])
+    """
+    heads = sorted({token[:HEAD_CHARACTERS] for token in tokens})
+    bare = Fingerprints(salt, (), frozenset(), frozenset())
+    return Fingerprints(
+        salt,
+        tuple(sorted({head[:_FIXED_CHARACTERS] for head in heads})),
+        frozenset(bare.of(head.encode()) for head in heads),
+        frozenset(bare.of(ref) for ref in refs),
+    )
+
+
+def fingerprints_of(record: Mapping[str, Any]) -> Fingerprints:
+    """Read what `as_record` gave."""
+    tokens, refs = frozenset(record["tokens"]), frozenset(record["refs"])
+    return Fingerprints(record["salt"], tuple(record["heads"]), tokens, refs)
+
+
+class PseudonymMatcher:
+    """Finds an erased subject's tokens, and references written in hexadecimal, knowing only fingerprints."""
+
+    def __init__(self, prints: Fingerprints) -> None:
+        """Prepare the search for what could be one of the tokens."""
+        self._prints = prints
+        heads = b"|".join(re.escape(head.encode()) for head in prints.heads)
+        rest = HEAD_CHARACTERS - _FIXED_CHARACTERS
+        self._tokens = re.compile(rb"(?=((?:" + heads + rb")[A-Za-z0-9_-]{%d}))" % rest) if heads else None
+        self._judged: dict[bytes, bool] = {}
+
+    def find(self, content: bytes) -> list[int]:
+        """Give [0] where one of them stands in some bytes, else nothing."""
+        if self._tokens is not None:
+            for candidate in set(self._tokens.findall(content)):
+                if self._prints.of(candidate) in self._prints.tokens:
+                    return [0]
+        for candidate in set(_HEX_REF.findall(content)):
+            if self._prints.has_ref(bytes.fromhex(candidate.decode())):
+                return [0]
+        return []
+
+
+def write_certificate(body: Mapping[str, Any], private_key: bytes) -> bytes:
+    """Sign what was done and write it down, in the one way in which it is read again."""
+    signature = sign(private_key, _message(body)).hex()
+    return _written(
+        {
+            "format": FORMAT,
+            "body": dict(body),
+            "public_key": signing_public_key(private_key).hex(),
+            "signature": signature,
+        }
+    )
+
+
+def read_certificate(content: bytes, public_key: bytes) -> dict[str, Any]:
+    """Give what a certificate says.
+
+    Raises: CertificateError where a byte of it was changed, or another key signed it.
+    """
+    try:
+        read = json.loads(content)
+        body, signature, named = (
+            read["body"],
+            bytes.fromhex(read["signature"]),
+            bytes.fromhex(read["public_key"]),
+        )
+        is_exact = _written(read) == content and read["format"] == FORMAT and set(read) == _PARTS
+    except (ValueError, TypeError, KeyError):
+        raise CertificateError("that is no certificate of an erasure, or it was altered") from None
+    if not is_exact:
+        raise CertificateError("the certificate is not as it was written: it was altered")
+    if named != public_key:
+        raise CertificateError("the certificate names another key than the home's: it is not of this home")
+    try:
+        verify_signature(public_key, signature, _message(body))
+    except AuditError:
+        raise CertificateError("the certificate's signature does not hold: it was altered") from None
+    found: dict[str, Any] = body
+    return found
+
+
+def digest_certificate(content: bytes) -> str:
+    """Give the digest under which the audit trail knows a certificate."""
+    return sha256_hex(content)
+
+
+def sum_up(tables: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Give the rows that left each table.
+
+    >>> sum_up([{"table": "raw.logins", "rows": 2}, {"table": "raw.logins", "rows": 1}])
+    {'raw.logins': 3}
+    """
+    rows: dict[str, int] = {}
+    for one in tables:
+        rows[one["table"]] = rows.get(one["table"], 0) + one["rows"]
+    return rows
+
+
+_PARTS = {"format", "body", "public_key", "signature"}
+
+
+def _message(body: Mapping[str, Any]) -> bytes:
+    return f"{FORMAT}\n{canonical_json(body)}".encode()
+
+
+def _written(certificate: Mapping[str, Any]) -> bytes:
+    return (json.dumps(certificate, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
