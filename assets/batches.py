@@ -17,11 +17,13 @@ from pydantic import Field
 
 from assets.catalog import materialisation
 from assets.partitions import hour_start
+from stores.erasure_plan import subject_column
 from stores.intake import Intake
 from stores.ledger import Counts, Ledger
 from stores.tables import Commit, TableInfo, Tables
 from transforms.errors import LockhouseError, UnexpectedError
 from transforms.pii.contracts import Contract
+from transforms.pii.guard import count_alone, quasi_identifiers
 from transforms.tables import TableSpec, masked_table, quarantine_table, raw_table
 
 RETRY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -80,10 +82,18 @@ def mask_batches(
 def masked_result(
     tables: Tables, contract: Contract, rows: int, frame: pl.DataFrame
 ) -> dict[str, dg.MetadataValue]:
-    """Describe a masked write, with a plot of the rows by the hour in which they happened."""
+    """Describe a masked write: a plot of the rows by their hour, and who could be singled out in it."""
+    spec = masked_table(contract)
     hours = Counter(f"{at:%m-%d %H:00}" for at in frame["event_hour"])
-    infos = listing(tables)
-    return materialisation(masked_table(contract).key, rows, infos, dict(sorted(hours.items())))
+    told = materialisation(spec.key, rows, listing(tables), dict(sorted(hours.items())))
+    subject, coarse = subject_column(contract), quasi_identifiers(spec)
+    if subject in frame.columns:
+        told["people"] = dg.MetadataValue.int(frame[subject].n_unique())
+        told["people alone in their readable values"] = dg.MetadataValue.int(
+            count_alone(frame, subject, coarse)
+        )
+        told["readable values looked at together"] = dg.MetadataValue.text(", ".join(coarse))
+    return told
 
 
 def masked_rows(

@@ -61,6 +61,9 @@ def _renew(caller: Caller, rotation: Rotation, on_step: Step) -> list[Renewed]:
     for key in keys:
         on_step(f"map of {key}")
         rotation.map_tokens(key)
+    on_step("vault")
+    rotation.map_cells()
+    rotation.renew_cells()
     renewed = []
     for key in keys:
         on_step(key)

@@ -284,6 +284,7 @@ class Platform:
             self.tables,
             self.database,
             self.devices(tenant),
+            self.intake.vault(tenant),
             self.settings.rotation_horizon_days,
             now,
         )

@@ -27,13 +27,14 @@ from stores.home import Home
 from stores.keyring import KeyProvider
 from stores.keys import TenantKeys
 from stores.locks import exclusive
-from stores.specs import domain_of, every_table
+from stores.specs import domain_of, every_table, is_in_vault
 from stores.subjects import SubjectKeys
 from stores.tables import Commit, Tables
+from stores.vault import Vault
 from transforms.errors import BusyError, UsageError
-from transforms.pii.siv import has_live_key
+from transforms.pii.siv import HEAD_CHARACTERS, has_live_key
 from transforms.retokening import EpochKeys, TokenColumns, is_current, renew_rows, renew_tokens
-from transforms.tables import TOKEN_MAP, TableSpec, column
+from transforms.tables import TOKEN_MAP, VAULT_CELLS, TableSpec, column
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -76,12 +77,13 @@ class Rotation:
         tables: Tables,
         database: Database,
         devices: Devices,
+        vault: Vault,
         horizon_days: int,
         clock: Callable[[], datetime],
     ) -> None:
         """Remember the stores; nothing is opened yet."""
         self._tenant, self._home, self._provider = tenant, home, provider
-        self._tables, self._database, self._devices = tables, database, devices
+        self._tables, self._database, self._devices, self._vault = tables, database, devices, vault
         self._horizon, self._clock = timedelta(days=horizon_days), clock
         self._keys = TenantKeys(tenant, provider)
 
@@ -125,7 +127,7 @@ class Rotation:
     def table_keys(self) -> list[str]:
         """Name the tables with tokens, in the order in which they are renewed."""
         found = [info.key for info in self._tables.listing(self._tenant) if info.zone in RENEWED_ZONES]
-        return [key for key in found if self._columns(key).domains]
+        return [key for key in found if self._columns(key).tokens]
 
     def map_tokens(self, key: str) -> int:
         """Add a table's old tokens to the map, each with the present one; give how many."""
@@ -138,6 +140,20 @@ class Rotation:
             for start in range(0, len(old), _MAPPED_AT_ONCE):
                 mapped += self._map(domain, old[start : start + _MAPPED_AT_ONCE], keys)
         return mapped
+
+    def map_cells(self) -> int:
+        """Add the old tokens of the vault's values to the map; give how many."""
+        return sum(
+            self._add_to_map(str(domain[0]), rows.select("old_token", "new_token"))
+            for cells in self._vault.renewals()
+            for domain, rows in cells.group_by("domain")
+        )
+
+    def renew_cells(self) -> int:
+        """Bind the vault's cells to present tokens; the map has to be whole. Gives how many."""
+        if not self._vault.holds_old_tokens():
+            return 0
+        return self._vault.renew(self._present_heads(), self._clock())
 
     def renew_table(self, key: str) -> Renewed:
         """Make a table's tokens anew, a partition at a time; others may write between two of them."""
@@ -168,7 +184,8 @@ class Rotation:
         Raises: BusyError where an old token came in between: then the tables are to be renewed again.
         """
         self._refuse_tokens_of(set(self._keys.epochs()[:-1]))
-        for key in self.table_keys():
+        cells = [VAULT_CELLS.key] if self._tables.exists(self._tenant, VAULT_CELLS.key) else []
+        for key in [*self.table_keys(), *cells]:
             self._tables.vacuum(self._tenant, key, 0)
         now = self._clock()
         for row in self._rows():
@@ -202,6 +219,8 @@ class Rotation:
 
     def _refuse_tokens_of(self, epochs: set[int]) -> None:
         """Raise BusyError where a table still holds a token of one of these epochs."""
+        if epochs and self._vault.holds_old_tokens():
+            raise BusyError(f"{VAULT_CELLS.key} holds tokens of an old epoch: `lockhouse keys rotate` again")
         for key in self.table_keys():
             folder, columns = self._tables.path(self._tenant, key), self._columns(key)
             with self._tables.rewriting(self._tenant, self._spec(key)) as table:
@@ -227,13 +246,14 @@ class Rotation:
     def _renew_file(
         self, folder: Path, spec: TableSpec, path: Path, part: Mapping[str, str], columns: TokenColumns
     ) -> AddAction:
-        keys = {domain: self._epoch_keys(domain) for domain in columns.domains.values()}
+        keys = {domain: self._epoch_keys(domain) for domain in columns.tokens.values()}
+        present = {domain: self._present_heads(domain) for domain in columns.vaulted.values()}
         prefix_key = self._keys.prefix_key()
         with pq.ParquetFile(path, read_dictionary=columns.names, pre_buffer=False) as file:
             # Files from before a column was declared lack it.
             there = columns.among(file.schema_arrow.names)
             parts = (
-                renew_rows(file.read_row_group(at), there, keys, prefix_key)
+                renew_rows(file.read_row_group(at), there, keys, prefix_key, present)
                 for at in range(file.num_row_groups)
             )
             prefix = path.name.partition("-")[0]
@@ -242,7 +262,7 @@ class Rotation:
     def _holds_tokens_of(self, path: Path, columns: TokenColumns, epochs: set[int]) -> bool:
         """Whether a file holds a token of one of these epochs."""
         with pq.ParquetFile(path, read_dictionary=columns.names, pre_buffer=False) as file:
-            there = columns.among(file.schema_arrow.names).domains
+            there = columns.among(file.schema_arrow.names).tokens
             old = {domain: self._keys.token_key_ids(domain, epochs) for domain in there.values()}
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group, columns=list(there))
@@ -253,8 +273,10 @@ class Rotation:
         return False
 
     def _map(self, domain: str, old: pl.Series, keys: EpochKeys) -> int:
-        made = {"old_token": old.str.slice(0, 28), "new_token": renew_tokens(old, keys)}
-        rows = pl.DataFrame(made).unique("old_token").with_columns(domain=pl.lit(domain))
+        made = {"old_token": old.str.slice(0, HEAD_CHARACTERS), "new_token": renew_tokens(old, keys)}
+        return self._add_to_map(domain, pl.DataFrame(made).unique("old_token"))
+
+    def _add_to_map(self, domain: str, rows: pl.DataFrame) -> int:
         if self._tables.exists(self._tenant, TOKEN_MAP.key):
             with self._tables.reading(self._tenant, TOKEN_MAP.key) as table:
                 known = table.filter(pl.col("domain") == domain).select("old_token").collect()
@@ -262,20 +284,29 @@ class Rotation:
         if rows.height:
             at = self._clock()
             commit = Commit(f"map/{domain}/{at.isoformat()}", int(at.timestamp() * 1000), {"domain": domain})
-            self._tables.append(self._tenant, TOKEN_MAP, rows, commit)
+            self._tables.append(self._tenant, TOKEN_MAP, rows.with_columns(domain=pl.lit(domain)), commit)
         return rows.height
+
+    def _present_heads(self, domain: str | None = None) -> dict[str, str]:
+        """Give the joinable part of the present token for that of each old one, of a domain or of all."""
+        if not self._tables.exists(self._tenant, TOKEN_MAP.key):
+            return {}
+        with self._tables.reading(self._tenant, TOKEN_MAP.key) as table:
+            chosen = table.filter(pl.col("domain") == domain) if domain else table
+            heads = chosen.select("old_token", pl.col("new_token").str.slice(0, HEAD_CHARACTERS)).collect()
+        return dict(heads.iter_rows())
 
     def _epoch_keys(self, domain: str) -> EpochKeys:
         return EpochKeys(self._keys.live_token_keys(domain), self._keys.token_key(domain))
 
     def _columns(self, key: str) -> TokenColumns:
         names = self._tables.schema(self._tenant, key).names
-        domains = {}
-        for name in names:
-            if name.endswith("_token"):
-                domains[name] = domain_of(key, name)
+        tokens = {name: domain_of(key, name) for name in names if name.endswith("_token")}
+        vaulted = {name: domain for name, domain in tokens.items() if is_in_vault(key, name)}
+        domains = {name: domain for name, domain in tokens.items() if name not in vaulted}
         beside = {f"{name.removesuffix('_token')}_prefix": name for name in domains}
-        return TokenColumns(domains, {prefix: name for prefix, name in beside.items() if prefix in names})
+        prefixes = {prefix: name for prefix, name in beside.items() if prefix in names}
+        return TokenColumns(domains, prefixes, vaulted)
 
     def _spec(self, key: str) -> TableSpec:
         """Give a table's specification; a mart's is read from the table itself."""

@@ -146,12 +146,12 @@ def _with_present_tokens(selected: str, columns: Sequence[str], renewals: str) -
     tokens = [name for name in columns if name.endswith("_token")]
     if not renewals or not tokens:
         return selected
+    named = [(f"m{at}", f"t.{quote_name(name)}", quote_name(name)) for at, name in enumerate(tokens)]
+    # A value that is in the vault has no more than 28 characters.
     shown = ", ".join(
-        f"coalesce(m{at}.new_token, t.{quote_name(name)}) as {quote_name(name)}"
-        for at, name in enumerate(tokens)
+        f"coalesce(left({one}.new_token, length({token})), {token}) as {name}" for one, token, name in named
     )
     joins = " ".join(
-        f"left join ({renewals}) m{at} on m{at}.old_token = left(t.{quote_name(name)}, 28)"
-        for at, name in enumerate(tokens)
+        f"left join ({renewals}) {one} on {one}.old_token = left({token}, 28)" for one, token, _ in named
     )
     return f"select t.* replace ({shown}) from ({selected}) t {joins}"  # noqa: S608 - every part is quoted

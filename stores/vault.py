@@ -8,7 +8,8 @@ value of two people is two cells: erasing one leaves the other's.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
 
 import polars as pl
 
@@ -20,7 +21,7 @@ from transforms.pii.ciphers import GCM_NONCE_BYTES
 from transforms.pii.contracts import Contract
 from transforms.pii.envelope import Place, open_many, seal_many
 from transforms.pii.masking import as_text
-from transforms.pii.siv import HEAD_CHARACTERS, encrypt_column
+from transforms.pii.siv import HEAD_CHARACTERS, encrypt_column, has_live_key
 from transforms.tables import VAULT_CELLS
 
 _FAMILY = "vault"
@@ -81,6 +82,67 @@ class Vault:
             cells = table.filter(pl.col("subject_ref") == ref).collect()
         return self._values(cells).select("domain", "token", "received_at", "value")
 
+    def renewals(self) -> Iterator[pl.DataFrame]:
+        """Give the old tokens with the present ones. Shape: `domain`, `old_token`, `new_token`; by day."""
+        for _, cells in self._days():
+            stale = self._values(cells.filter(~self._is_current(cells, "token", cells["domain"])))
+            if stale.height:
+                names = {"old_token": stale["token"], "new_token": self._tokens(stale)}
+                yield stale.select("domain").with_columns(**names).unique("old_token")
+
+    def renew(self, heads: Mapping[str, str], at: datetime) -> int:
+        """Seal the cells of old epochs anew, bound to their present tokens; give how many.
+
+        `heads` maps old subject tokens to present ones. Cells of erased subjects do not come along.
+        """
+        count = 0
+        with exclusive(self._lock):
+            for day, cells in self._days():
+                current = self._is_current(cells, "token", cells["domain"])
+                if current.all():
+                    continue
+                stale = self._values(cells.filter(~current))
+                subjects = [heads.get(one, "") for one in stale["subject_token"].to_list()]
+                fresh = stale.with_columns(
+                    token=self._tokens(stale), subject_token=pl.Series(subjects, dtype=pl.String)
+                ).sort("subject_ref")
+                keys = self._sealer.subjects.existing(fresh["subject_ref"].unique().to_list())
+                sealed = self._sealed(fresh, [keys[ref] for ref in fresh["subject_ref"].to_list()])
+                kept = cells.filter(current)
+                rows = pl.concat([kept, sealed.select(kept.columns)]).unique(_KEY, keep="first")
+                commit = Commit(f"renew/{day}/{at.isoformat()}", int(at.timestamp() * 1000), {"day": str(day)})
+                self._tables.replace(self._tenant, VAULT_CELLS, rows, f"received_date = '{day}'", commit)
+                count += sealed.height
+        return count
+
+    def holds_old_tokens(self) -> bool:
+        """Whether a cell is still under an old epoch."""
+        return any(not self._is_current(cells, "token", cells["domain"]).all() for _, cells in self._days())
+
+    def _days(self) -> Iterator[tuple[date, pl.DataFrame]]:
+        """Give the cells of each day of arrival."""
+        if not self._tables.exists(self._tenant, VAULT_CELLS.key):
+            return
+        with self._tables.reading(self._tenant, VAULT_CELLS.key) as table:
+            days = table.select(pl.col("received_date").unique()).collect()["received_date"].sort().to_list()
+        for day in days:
+            with self._tables.reading(self._tenant, VAULT_CELLS.key) as table:
+                cells = table.filter(pl.col("received_date") == day).collect()
+            yield day, cells
+
+    def _is_current(self, cells: pl.DataFrame, column: str, domains: pl.Series) -> pl.Series:
+        live = [self._sealer.keys.token_key(domain).key_id for domain in domains.unique().to_list()]
+        return has_live_key(cells[column], live)
+
+    def _tokens(self, values: pl.DataFrame) -> pl.Series:
+        """Make the present tokens of opened cells, in their order."""
+        made = pl.repeat(None, values.height, dtype=pl.String, eager=True)
+        for domain in values["domain"].unique().to_list():
+            rows = (values["domain"] == domain).arg_true()
+            key = self._sealer.keys.token_key(domain)
+            made = made.scatter(rows, encrypt_column(values["value"].gather(rows), key, keep_ciphertext=False))
+        return made
+
     def _opened(self, domain: str, tokens: pl.Series) -> pl.DataFrame:
         if not self._tables.exists(self._tenant, VAULT_CELLS.key):
             return pl.DataFrame(schema=dict.fromkeys(("token", "subject_token", "value"), pl.String))
@@ -125,7 +187,9 @@ class Vault:
         if not self._tables.exists(self._tenant, VAULT_CELLS.key):
             return cells
         with self._tables.reading(self._tenant, VAULT_CELLS.key) as table:
-            return cells.lazy().join(table.select(_KEY), on=_KEY, how="anti").collect()
+            # After a rotation, the cell of somebody without masked rows names their token no more.
+            on = [*_KEY, "subject_token"]
+            return cells.lazy().join(table.select(on), on=on, how="anti").collect()
 
     def _sealed(self, cells: pl.DataFrame, keys: Sequence[bytes]) -> pl.DataFrame:
         values = cells["value"].cast(pl.Binary).to_list()

@@ -35,22 +35,30 @@ class TokenColumns:
     """The columns of a table that depend on the epoch.
 
     `domains` maps each token column to its join domain, `prefixes` each column of prefix-preserving
-    addresses to the token column of the same address.
+    addresses to the token column of the same address, `vaulted` each column whose values are in the
+    vault to its join domain.
     """
 
     domains: Mapping[str, str]
     prefixes: Mapping[str, str] = field(default_factory=dict)
+    vaulted: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """The columns that bear a key id, with their join domain."""
+        return {**self.domains, **self.vaulted}
 
     @property
     def names(self) -> list[str]:
         """All of them."""
-        return [*self.domains, *self.prefixes]
+        return [*self.tokens, *self.prefixes]
 
     def among(self, names: Collection[str]) -> TokenColumns:
         """Give those that a file has."""
         return TokenColumns(
             {name: domain for name, domain in self.domains.items() if name in names},
             {name: beside for name, beside in self.prefixes.items() if name in names and beside in names},
+            {name: domain for name, domain in self.vaulted.items() if name in names},
         )
 
 
@@ -74,15 +82,34 @@ def renew_tokens(tokens: pl.Series, keys: EpochKeys) -> pl.Series:
     return tokens.clone().scatter(stale.arg_true(), renewed)
 
 
-def renew_rows(
-    rows: pa.Table, columns: TokenColumns, keys: Mapping[str, EpochKeys], prefix_key: bytes
-) -> pa.Table:
-    """Make the token columns of some rows anew.
+def renew_heads(heads: pl.Series, keys: EpochKeys, present: Mapping[str, str]) -> pl.Series:
+    """Put present tokens in the place of old ones that cannot be opened, by what the vault told.
 
-    Shape: as the rows came; the columns that depend on the epoch come back as dictionaries.
+    Shape: String of 28 characters in and out; rows, order and name kept. What nobody has a value of any
+    more becomes null: its data subject was erased.
+    """
+    stale = (~is_current(heads, keys)).fill_null(False)
+    old = heads.filter(stale)
+    renewed = pl.Series([present.get(head) for head in old.to_list()], dtype=pl.String)
+    return heads.clone().scatter(stale.arg_true(), renewed) if len(old) else heads
+
+
+def renew_rows(
+    rows: pa.Table,
+    columns: TokenColumns,
+    keys: Mapping[str, EpochKeys],
+    prefix_key: bytes,
+    present: Mapping[str, Mapping[str, str]],
+) -> pa.Table:
+    """Make the token columns of some rows anew; `present` maps old heads to present ones by join domain.
+
+    Shape: as the rows came; the columns that can be opened come back as dictionaries.
     Raises: DecryptionError as `renew_tokens`.
     """
-    renewed = {}
+    renewed: dict[str, Any] = {}
+    for name, domain in columns.vaulted.items():
+        heads = renew_heads(pl.Series(name, rows[name], dtype=pl.String), keys[domain], present[domain])
+        renewed[name] = heads.to_arrow(compat_level=pl.CompatLevel.oldest())
     for name, domain in columns.domains.items():
         codes, distinct = _distinct(rows[name])
         tokens = renew_tokens(distinct, keys[domain])

@@ -79,6 +79,8 @@ class Stage:
         rotation.renew_keys()
         for key in rotation.table_keys():
             rotation.map_tokens(key)
+        rotation.map_cells()
+        rotation.renew_cells()
         return {key: rotation.renew_table(key).files for key in rotation.table_keys()}
 
     def rotate(self) -> None:
@@ -177,6 +179,7 @@ def test_the_old_root_goes_at_the_horizon_and_not_before(stage: Stage):
         stage.platform.tables,
         stage.platform.database,
         stage.platform.devices("default"),
+        stage.platform.intake.vault("default"),
         30,
         lambda: datetime.fromtimestamp(datetime.now(UTC).timestamp() + days * 86_400, UTC),
     )

@@ -191,3 +191,32 @@ def test_sql_does_not_reach_the_vault(signups: SignUps):
     from stores.sql import SqlSandbox
 
     assert "vault.cells" not in SqlSandbox(signups.platform.tables, "default").names()
+
+
+@pytest.mark.parametrize("erased", [False, True])
+def test_a_rotation_renews_the_vault_and_what_names_it(signups: SignUps, erased: bool):
+    platform = signups.platform
+    before, cells = signups.rows("masked.signups"), signups.rows("vault.cells")
+    if erased:
+        platform.intake.sealer("default").subjects.erase([platform.data_subjects("default").find(ANNA).ref])
+    for _ in range(2):
+        rotation = platform.rotation("default")
+        rotation.begin()
+        rotation.renew_keys()
+        for key in rotation.table_keys():
+            rotation.map_tokens(key)
+        rotation.map_cells()
+        assert rotation.renew_cells() == (2 if erased else 3)
+        assert rotation.renew_cells() == 0
+        for key in rotation.table_keys():
+            rotation.renew_table(key)
+        rotation.finish()
+        rotation.retire(at_once=True)
+    after, renewed = signups.rows("masked.signups"), signups.rows("vault.cells")
+    assert not set(before["email_token"]) & set(after["email_token"])
+    assert not set(cells["token"]) & set(renewed["token"])
+    assert not set(cells["subject_token"]) & set(renewed["subject_token"])
+    assert signups.reveal() == {ANNA: None if erased else "anna@example.org", BERT: SHARED}
+    assert signups.reveal("referrer_email_token")[BERT] == "anna@example.org"
+    signups.sign_up({"user_id": BERT, "email": SHARED})
+    assert signups.rows("vault.cells").height == renewed.height

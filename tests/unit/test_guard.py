@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from stores.contracts import load_contract
-from transforms.pii.guard import Finding, find_readable
+from transforms.pii.guard import Finding, count_alone, find_readable, quasi_identifiers
 from transforms.pii.siv import SivKey, encrypt_column
 from transforms.tables import masked_table
 
@@ -58,3 +58,22 @@ def test_patterns_of_personal_data_are_found(value, kind):
 
 def test_canaries_are_found_in_any_case():
     assert findings(frame(locale=["xxBoBina"]), "bobina") == [Finding("locale", "canary", 1)]
+
+
+def test_people_are_alone_where_nobody_shares_all_their_readable_values():
+    rows = pl.DataFrame(
+        {
+            "who": ["a", "a", "b", "c", "d", None],
+            "net": ["n1", "n1", "n1", "n2", "n2", "n3"],
+            "locale": ["DE", "DE", "DE", "FR", None, "FR"],
+        }
+    )
+    assert count_alone(rows, "who", ["net"]) == 0
+    assert count_alone(rows, "who", ["net", "locale"]) == 2
+    assert count_alone(rows, "who", []) == count_alone(rows.clear(), "who", ["net"]) == 0
+
+
+def test_what_could_single_out_is_readable_and_of_the_contract():
+    names = quasi_identifiers(masked_table(load_contract("logins")))
+    assert {"ip_net24", "device_type", "locale", "app_version"} <= set(names)
+    assert not [name for name in names if name.endswith("_token") or name in ("event_id", "tenant", "batch_id")]

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
+import pyarrow as pa
 
 from transforms.pii.siv import has_live_key
 from transforms.tables import TableSpec
@@ -54,6 +55,32 @@ def find_readable(
         if canaries:
             findings.append(Finding(column, "canary", _count_canaries(frame[column], canaries)))
     return [finding for finding in findings if finding.rows]
+
+
+def count_alone(frame: pl.DataFrame, subject: str, coarse: Sequence[str]) -> int:
+    """Count the data subjects whose coarse values nobody else in the frame shares: they could be singled out.
+
+    `subject` names the column of their tokens, `coarse` the columns that are readable together.
+
+    >>> rows = pl.DataFrame({"who": ["a", "a", "b", "c"], "net": ["x", "x", "x", "y"]})
+    >>> count_alone(rows, "who", ["net"])
+    1
+    """
+    if frame.is_empty() or not coarse:
+        return 0
+    shared = frame.group_by(coarse).agg(pl.col(subject).drop_nulls().unique().alias("people"))
+    alone = shared.filter(pl.col("people").list.len() == 1).select(pl.col("people").explode())
+    return alone["people"].n_unique()
+
+
+def quasi_identifiers(spec: TableSpec) -> list[str]:
+    """Name the columns of a masked table that say something of a person, and could together tell who it is."""
+    kinds = (pa.large_string(), pa.int32(), pa.int64())
+    return [
+        one.name
+        for one in spec.columns
+        if one.of_contract and one.type in kinds and one.pii in (None, "coarse")
+    ]
 
 
 def _readable(spec: TableSpec) -> list[str]:
