@@ -41,6 +41,9 @@ def command(home: Path, port: int) -> list[str]:
         "up",
         "--port",
         str(port),
+        # Any free one: several homes are up at once in the tests.
+        "--api-port",
+        "0",
     ]
 
 
