@@ -38,6 +38,7 @@ STORES = (
     "maintenance",
     "capture_upkeep",
     "rotation",
+    "uploads",
 )
 
 defs = dg.Definitions(

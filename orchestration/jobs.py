@@ -14,6 +14,7 @@ from stores.erasing import Erasing
 from stores.maintenance import Maintenance, Upkeep
 from stores.rotation import Rotation
 from stores.specs import every_table
+from stores.uploads import Uploads
 
 INGEST_LOGINS = dg.define_asset_job(
     "ingest_logins",
@@ -59,10 +60,13 @@ def keep_up(
     capture_upkeep: dg.ResourceParam[CaptureUpkeep],
     access: dg.ResourceParam[Access],
     erasing: dg.ResourceParam[Callable[[str], Erasing]],
+    uploads: dg.ResourceParam[Callable[[str], Uploads]],
 ) -> None:
     """Complete the erasures that were left open, then do the upkeep of every source."""
     with scrubbed():
         for tenant in access.tenants():
+            # Parts of an upload are readable: nobody may forget them there.
+            uploads(tenant).sweep()
             done = erasing(tenant).resume()
             context.log.info("%s: %d erasures completed", tenant, len(done))
         today = datetime.now(UTC).date()

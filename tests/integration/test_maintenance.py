@@ -10,6 +10,7 @@ import pytest
 
 from orchestration.resources import Platform
 from stores.contracts import load_contract
+from stores.erasure_requests import ErasureState
 from stores.settings import load_settings
 from stores.tables import Commit
 from transforms.errors import DecryptionError
@@ -91,9 +92,13 @@ def test_a_second_upkeep_finds_nothing_to_do(platform: Platform):
     assert (done.partitions_ordered, done.rows_expired) == (0, False)
 
 
-def test_the_nightly_job_runs(platform: Platform):
-    from orchestration.definitions import defs
+def test_the_nightly_job_completes_erasures_and_does_the_upkeep(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+):
+    from orchestration import definitions
 
-    job = defs.resolve_job_def("upkeep")
-    stores = {"maintenance": platform.maintenance, "capture_upkeep": platform.capture_upkeep}
-    assert job.execute_in_process(resources=stores).success
+    monkeypatch.setattr(definitions, "platform", lambda: platform)
+    subject = platform.data_subjects("default").find("5082b1ae-6523-4e3b-a1d8-9750b4407e01")
+    left_open = platform.erasure_requests("default").add([subject], ["d"], "tester", "r")
+    assert definitions.defs.resolve_job_def("upkeep").execute_in_process().success
+    assert platform.erasure_requests("default").find(left_open.id).state == ErasureState.CERTIFIED
