@@ -27,7 +27,6 @@ from transforms.audit import Action, Outcome
 from transforms.audit import Entry as AuditEntry
 from transforms.errors import MissingError, RefusedError, UsageError
 from transforms.pii.canonical import canonicalise
-from transforms.pii.ciphers import keyed_digest
 from transforms.pii.siv import encrypt_column
 
 if TYPE_CHECKING:
@@ -95,8 +94,7 @@ class Caller:
 
     def digest(self, text: str) -> str:
         """Give a keyed digest of something that may hold a personal value, for the audit trail."""
-        key = self.platform.keys(self.known_tenant()).identity_key("query")
-        return keyed_digest(key, text.encode(errors="surrogateescape")).hex()
+        return self.platform.keys(self.known_tenant()).query_digest(text)
 
     def known_tenant(self) -> str:
         """Give the tenant's name. Raises: UsageError where it is not registered."""

@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lockhouse.operations import Caller
+from lockhouse.operations import Caller, checked_id
 from orchestration.resources import now
+from stores.access_packages import AccessRequest, Wanted
 from stores.data_subjects import Subject
 from stores.erasure_requests import Erasure
+from stores.locks import shared
 from stores.subject_access import Packets
 from transforms.access import Right
 from transforms.audit import Action
-from transforms.errors import UsageError
+from transforms.errors import MissingError, UsageError
 from transforms.privacy.certificates import sum_up
 from transforms.privacy.pages import write_page
+
+
+def find_subject(caller: Caller, value: str, domain: str | None) -> dict[str, Any]:
+    """Tell what is held of a data subject and where: rows of each table and copy, nothing of their content."""
+    (subject,), (digest,) = _subjects(caller, [value], domain)
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.SUBJECT_FOUND, subject=digest):
+        platform = caller.platform
+        states = platform.subject_keys(caller.tenant).states(subject.refs)
+        held = [one for one in platform.erasing(caller.tenant).preview([subject]) if one["rows"]]
+        caller.results["rows"] = sum(one["rows"] for one in held)
+        return {
+            "domain": subject.domain,
+            "known": platform.data_subjects(caller.tenant).is_known(subject),
+            "erased": bool(states) and set(states.values()) == {"erased"},
+            "devices": len(subject.stretches),
+            "tables": held,
+        }
 
 
 def answer_access(caller: Caller, value: str, domain: str | None, reason: str, folder: Path) -> dict[str, Any]:
@@ -25,38 +45,44 @@ def answer_access(caller: Caller, value: str, domain: str | None, reason: str, f
 
     Raises: UsageError where the folder holds something already, or nothing is known of the subject.
     """
-    if not reason.strip():
-        raise UsageError("an access request needs a --reason; it is written into the audit trail")
+    checked_reason(reason)
     if folder.exists() and any(folder.iterdir()):
         raise UsageError("the folder is not empty: give a new one, so that no answer is mixed with another")
-    platform, finder = caller.platform, caller.platform.data_subjects(caller.known_tenant())
+    finder = caller.platform.data_subjects(caller.known_tenant())
     (subject,), (digest,) = _subjects(caller, [value], domain)
     with caller.permitted(Right.ACCESS_SUBJECTS, Action.SUBJECT_ACCESSED, subject=digest, reason=reason):
         if not finder.is_known(subject):
             raise UsageError("nothing is known under that identifier")
-        access = platform.subject_access(caller.tenant)
-        entries = access.gather(subject, caller.digest)
+        sources: dict[str, int] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        captures = [_written_capture(folder, one) for one in access.packets(subject)]
-        entries["captures"] = captures
-        answer = {
-            "subject": {"domain": subject.domain, "id": subject.id},
-            "tenant": caller.tenant,
-            "made_at": now().isoformat(timespec="seconds"),
-            "sources": {name: len(rows) for name, rows in entries.items()},
-            "entries": entries,
-        }
-        text = json.dumps(answer, ensure_ascii=False, indent=1, default=str)
-        files = [_write(folder / "subject.json", [text.encode()])]
-        files.append(_write(folder / "subject.html", [write_page(answer).encode()]))
-        caller.results.update({"files": len(files) + len(captures)})
-        caller.results.update({name.replace(" ", "_"): len(rows) for name, rows in entries.items()})
-        names = [str(path) for path in files] + [str(folder / one["file"]) for one in captures]
-        return {"directory": str(folder.absolute()), "files": names, "sources": answer["sources"]}
+        names = [str(_write(folder / name, parts)) for name, parts in _answer_files(caller, subject, sources)]
+        caller.results.update({"files": len(names), **_counted(sources)})
+        return {"directory": str(folder.absolute()), "files": names, "sources": sources}
 
 
-def _written_capture(folder: Path, part: Packets) -> dict[str, Any]:
-    _write(folder / part.name, part.content)
+def _answer_files(
+    caller: Caller, subject: Subject, sources: dict[str, int]
+) -> Iterator[tuple[str, Iterable[bytes | memoryview]]]:
+    """Give the files of an answer, each to be taken before the next; how many entries fills `sources`."""
+    access = caller.platform.subject_access(caller.tenant)
+    entries, captures = access.gather(subject, caller.digest), []
+    for part in access.packets(subject):
+        yield part.name, part.content
+        captures.append(_described_capture(part))
+    entries["captures"] = captures
+    sources.update({name: len(rows) for name, rows in entries.items()})
+    answer = {
+        "subject": {"domain": subject.domain, "id": subject.id},
+        "tenant": caller.tenant,
+        "made_at": now().isoformat(timespec="seconds"),
+        "sources": sources,
+        "entries": entries,
+    }
+    yield "subject.json", [json.dumps(answer, ensure_ascii=False, indent=1, default=str).encode()]
+    yield "subject.html", [write_page(answer).encode()]
+
+
+def _described_capture(part: Packets) -> dict[str, Any]:
     return {
         "file": part.name,
         "device": part.device,
@@ -64,6 +90,74 @@ def _written_capture(folder: Path, part: Packets) -> dict[str, Any]:
         "to": part.until.isoformat(),
         "packets": part.packets,
     }
+
+
+def _counted(sources: Mapping[str, int]) -> dict[str, int]:
+    """Give the counts as they stand in the trail."""
+    return {name.replace(" ", "_"): count for name, count in sources.items()}
+
+
+def checked_reason(reason: str) -> str:
+    """Give a reason back.
+
+    Raises: UsageError where there is none.
+    """
+    if not reason.strip():
+        raise UsageError("a request about a person needs a reason; it is written into the audit trail")
+    return reason
+
+
+def ask_access(caller: Caller, value: str, domain: str | None, reason: str) -> AccessRequest:
+    """Ask for the package of everything about a data subject; it is made by an errand, and kept sealed.
+
+    Raises: MissingError where nothing is known of the subject.
+    """
+    (subject,), (digest,) = _subjects(caller, [value], domain)
+    marks = {"subject": digest, "reason": checked_reason(reason)}
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.PACKAGE_ASKED, **marks):
+        if not caller.platform.data_subjects(caller.tenant).is_known(subject):
+            raise MissingError("nothing is known under that identifier")
+        wanted = Wanted(subject.id, subject.domain)
+        asked = caller.platform.access_packages(caller.tenant).add(wanted, digest, caller.principal, reason)
+        caller.results["request"] = asked.id
+        return asked
+
+
+def make_package(caller: Caller, request: AccessRequest) -> AccessRequest:
+    """Make the package of a request, for whoever asked: their right is looked at again."""
+    platform, marks = caller.platform, {"request": request.id, "subject": request.subject}
+    packages = platform.access_packages(caller.known_tenant())
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.PACKAGE_MADE, **marks):
+        # An erasure would otherwise look for packages while this one is not there yet.
+        with shared(platform.home.tenant_lock(caller.tenant)):
+            wanted, sources = packages.wanted(request.id), dict[str, int]()
+            subject = platform.data_subjects(caller.tenant).find(wanted.id, wanted.domain)
+            made = packages.make(request.id, _answer_files(caller, subject, sources))
+        caller.results.update({"files": made.files, "bytes": made.size_bytes, **_counted(sources)})
+        return made
+
+
+def read_access(caller: Caller, request_id: str) -> AccessRequest:
+    """Say how far an access request is."""
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.PACKAGES_LISTED, request=checked_id(request_id)):
+        return caller.platform.access_packages(caller.tenant).find(request_id)
+
+
+def list_access(caller: Caller) -> list[AccessRequest]:
+    """Give the access requests of the tenant, the oldest first."""
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.PACKAGES_LISTED):
+        return caller.platform.access_packages(caller.tenant).listing()
+
+
+@contextmanager
+def opened_package(caller: Caller, request_id: str) -> Iterator[tuple[AccessRequest, Iterator[memoryview]]]:
+    """Give a package and its bytes; that it is disclosed is in the trail before the first of them."""
+    packages = caller.platform.access_packages(caller.known_tenant())
+    marks = {"request": checked_id(request_id)}
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.SUBJECT_ACCESSED, **marks):
+        found = packages.find(request_id)
+        caller.results["subject"] = found.subject
+        yield found, packages.open(request_id)
 
 
 def _write(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
@@ -105,6 +199,42 @@ def request_erasure(
         return _shown(caller, request)
 
 
+def ask_erasure(caller: Caller, ids: Sequence[str], domain: str | None, reason: str) -> dict[str, Any]:
+    """Enter an erasure request; an errand destroys the keys, then everything else, and certifies it."""
+    subjects, digests = _subjects(caller, ids, domain)
+    marks = {"subjects": ",".join(digests), "reason": checked_reason(reason)}
+    with caller.permitted(Right.ERASE_SUBJECTS, Action.SUBJECT_ERASED, **marks):
+        requests = caller.platform.erasure_requests(caller.tenant)
+        request = requests.add(subjects, digests, caller.principal, reason)
+        caller.results.update({"request": request.id, "state": str(request.state)})
+        return _shown(caller, request)
+
+
+def read_erasure(caller: Caller, request_id: str) -> dict[str, Any]:
+    """Say how far an erasure is."""
+    with caller.permitted(Right.ERASE_SUBJECTS, Action.ERASURES_LISTED, request=checked_id(request_id)):
+        return _shown(caller, _erasure(caller, request_id))
+
+
+def read_certificate(caller: Caller, request_id: str) -> bytes:
+    """Give the certificate of an erasure, as it was signed.
+
+    Raises: MissingError where it is not certified yet.
+    """
+    with caller.permitted(Right.ERASE_SUBJECTS, Action.CERTIFICATE_READ, request=checked_id(request_id)):
+        request = _erasure(caller, request_id)
+        if request.certificate is None:
+            raise MissingError("there is no certificate yet: the erasure is still on its way")
+        return (caller.platform.home.root / request.certificate).read_bytes()
+
+
+def _erasure(caller: Caller, request_id: str) -> Erasure:
+    for one in caller.platform.erasure_requests(caller.tenant).listing():
+        if one.id == request_id:
+            return one
+    raise MissingError("no such erasure request")
+
+
 def list_erasures(
     caller: Caller, ids: Sequence[str], domain: str | None, *, resume: bool
 ) -> list[dict[str, Any]]:
@@ -144,5 +274,6 @@ def _shown(caller: Caller, request: Erasure) -> dict[str, Any]:
         "requested_at": request.requested_at,
         "deadline": request.deadline,
         "steps": request.progress.get("at", {}),
+        "problem": request.progress.get("problem"),
         "subjects": request.subjects,
     }

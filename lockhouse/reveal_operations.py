@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from lockhouse.operations import Caller, known_domain
+from lockhouse.operations import Caller, checked_id, known_domain
 from stores.approvals import Approval
 from stores.erasure_plan import token_columns
 from stores.specs import domain_of, is_in_vault
@@ -93,11 +93,9 @@ def list_approvals(caller: Caller) -> list[Approval]:
 
 def decide_approval(caller: Caller, approval_id: str, decision: str) -> Approval:
     """Grant or refuse a reveal that somebody else asked for."""
-    approvals = caller.platform.approvals(caller.known_tenant())
-    approvals.find(approval_id)
-    marks = {"request": approval_id, "decision": decision}
+    marks = {"request": checked_id(approval_id), "decision": decision}
     with caller.permitted(Right.APPROVE_REVEALS, Action.REVEAL_DECIDED, **marks):
-        return approvals.decide(approval_id, caller.principal, decision)
+        return caller.platform.approvals(caller.tenant).decide(approval_id, caller.principal, decision)
 
 
 def _approved(caller: Caller, marks: dict[str, str]) -> str | None:

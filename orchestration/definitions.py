@@ -8,7 +8,13 @@ import assets
 from orchestration import aws
 from orchestration.jobs import EXPORT_CAPTURE, INGEST, NIGHTLY, renew_tokens, upkeep
 from orchestration.resources import Platform
-from orchestration.sensors import capture_requests, landing_captures, landing_logins, run_failures
+from orchestration.sensors import (
+    capture_requests,
+    forget_requests,
+    landing_captures,
+    landing_logins,
+    run_failures,
+)
 
 
 @cache
@@ -39,13 +45,14 @@ STORES = (
     "capture_upkeep",
     "rotation",
     "uploads",
+    "access_packages",
 )
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets, include_specs=True),
     jobs=[*INGEST.values(), EXPORT_CAPTURE, upkeep, renew_tokens],
     schedules=[NIGHTLY],
-    sensors=[landing_logins, landing_captures, capture_requests, run_failures],
+    sensors=[landing_logins, landing_captures, capture_requests, forget_requests, run_failures],
     resources={
         **{name: _store(name) for name in STORES},
         "s3": dg.ResourceDefinition(lambda _context: aws.s3(platform().settings)),

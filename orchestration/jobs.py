@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets.batches import scrubbed
 from stores.access import Access
+from stores.access_packages import AccessPackages
 from stores.capture_upkeep import CaptureUpkeep
 from stores.contracts import load_contracts
 from stores.dbt_lineage import load_lineage
@@ -61,12 +62,14 @@ def keep_up(
     access: dg.ResourceParam[Access],
     erasing: dg.ResourceParam[Callable[[str], Erasing]],
     uploads: dg.ResourceParam[Callable[[str], Uploads]],
+    access_packages: dg.ResourceParam[Callable[[str], AccessPackages]],
 ) -> None:
     """Complete the erasures that were left open, then do the upkeep of every source."""
     with scrubbed():
         for tenant in access.tenants():
             # Parts of an upload are readable: nobody may forget them there.
             uploads(tenant).sweep()
+            access_packages(tenant).expire()
             done = erasing(tenant).resume()
             context.log.info("%s: %d erasures completed", tenant, len(done))
         today = datetime.now(UTC).date()

@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from stores.access import Access
+from stores.access_packages import AccessPackages
 from stores.approvals import Approvals
 from stores.audit import AuditTrail
 from stores.capture_exports import CaptureExports
@@ -18,7 +19,7 @@ from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
 from stores.certificates import Certificates
 from stores.contracts import load_contract
-from stores.copies import Copy, ExportCopy, RegistryCopy, SeenCopy, TokenCopy
+from stores.copies import Copy, ExportCopy, PackageCopy, RegistryCopy, SeenCopy, TokenCopy
 from stores.data_subjects import DataSubjects
 from stores.database import Database
 from stores.devices import Devices
@@ -226,11 +227,16 @@ class Platform:
         """Give a tenant's erasure requests."""
         return ErasureRequests(tenant, self.keys(tenant), self.database, now)
 
+    def access_packages(self, tenant: str) -> AccessPackages:
+        """Give a tenant's access requests and their packages."""
+        return AccessPackages(tenant, self.home, self.keys(tenant), self.database, now)
+
     def copies(self, tenant: str) -> list[Copy]:
         """Give every copy of subjects' data beside the tables: what keeps one is erased by being listed."""
         copies: list[Copy] = [
             SeenCopy(self.home, tenant, self.settings.duplicate_window_days),
             ExportCopy(tenant, self.kept_exports(tenant), self.outbox),
+            PackageCopy(self.access_packages(tenant), self.keys(tenant).query_digest),
             RegistryCopy(self.devices(tenant), self.database),
         ]
         url = read_address(self.settings)

@@ -9,11 +9,12 @@ import dagster as dg
 
 from assets.batches import scrubbed
 from assets.partitions import DEVICES, PACKET_HOURS, device_hour_key, hour_key
+from orchestration.forgetting import forget_partition
 from orchestration.jobs import EXPORT_CAPTURE, INGEST, batches_config
 from stores.access import Access
 from stores.audit import AuditTrail
 from stores.landing import Batch, Landing
-from stores.outbox import EXPORT, Outbox
+from stores.outbox import EXPORT, FORGET, Outbox
 from transforms.audit import Action, Outcome
 
 # A dropped file has to hold its size for so long. Dagster itself looks every five seconds.
@@ -85,6 +86,21 @@ def capture_requests(
             PACKET_HOURS.build_add_request(sorted({one.parameters["hour"] for one in waiting})),
         ],
     )
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Lets Dagster forget the kept exports that erasures took: partitions, and runs that made them.",
+)
+def forget_requests(context: dg.SensorEvaluationContext, outbox: dg.ResourceParam[Outbox]) -> dg.SkipReason:
+    """Look into the outbox: whoever erased over HTTP knows no Dagster."""
+    with scrubbed():
+        waiting = outbox.waiting(FORGET)
+        for one in waiting:
+            forget_partition(context.instance, one.parameters["device"], one.parameters["hour"])
+            outbox.close(one.id)
+    return dg.SkipReason(f"{len(waiting)} kept exports forgotten")
 
 
 def _claim(source: str, landing: Landing, tenants: set[str]) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import uuid_utils
 
 from stores.database import APPROVALS, Database
-from transforms.errors import RefusedError, UsageError
+from transforms.errors import ConflictError, MissingError, RefusedError
 
 # A granted reveal is made soon, or asked for again.
 VALID_FOR = timedelta(hours=24)
@@ -61,13 +61,13 @@ class Approvals:
     def decide(self, approval_id: str, principal: str, decision: str) -> Approval:
         """Grant or refuse what somebody else asked for.
 
-        Raises: RefusedError where one decides on one's own question; UsageError where it is decided.
+        Raises: RefusedError where one decides on one's own question; ConflictError where it is decided.
         """
         asked = self.find(approval_id)
         if asked.asked_by == principal:
             raise RefusedError("a second person has to decide: nobody grants what they asked for themselves")
         if asked.decision is not None:
-            raise UsageError(f"it was decided already: {asked.decision}")
+            raise ConflictError(f"it was decided already: {asked.decision}")
         waiting = sa.and_(self._is(approval_id), APPROVALS.c.decision.is_(None))
         made = {"decision": decision, "decided_by": principal, "decided_at": self._now()}
         with self._database.begin() as connection:
@@ -96,11 +96,11 @@ class Approvals:
     def find(self, approval_id: str) -> Approval:
         """Give a question by its id.
 
-        Raises: UsageError where there is none.
+        Raises: MissingError where there is none.
         """
         found = [one for one in self.listing() if one.id == approval_id]
         if not found:
-            raise UsageError("no such request: `lockhouse approval list` shows them")
+            raise MissingError("no such request: `lockhouse approval list` shows them")
         return found[0]
 
     def _is(self, approval_id: str) -> sa.ColumnElement[bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from stores.access_packages import AccessPackages
 from stores.data_subjects import DEVICE_DOMAIN, Subject
 from stores.database import Database
 from stores.devices import Devices
@@ -73,6 +74,27 @@ class ExportCopy:
             self._outbox.ask(FORGET, self._tenant, {"device": device, "hour": hour})
             path.unlink()
         return len(found)
+
+
+class PackageCopy:
+    """Answers to access requests that were made and not expired: their keys go, then the files."""
+
+    name = "access packages"
+
+    def __init__(self, packages: AccessPackages, digest_of: Callable[[str], str]) -> None:
+        """Remember the packages, and how a request names its subject."""
+        self._packages, self._digest_of = packages, digest_of
+
+    def count(self, subjects: Sequence[Subject], places: Mapping[str, Any]) -> int:
+        """Count the subjects' requests of which something is kept."""
+        return self._packages.count(self._digests(subjects))
+
+    def erase(self, subjects: Sequence[Subject], places: Mapping[str, Any]) -> int:
+        """Forget whom the requests were about, and destroy the packages."""
+        return self._packages.forget(self._digests(subjects))
+
+    def _digests(self, subjects: Sequence[Subject]) -> set[str]:
+        return {self._digest_of(one.id) for one in subjects}
 
 
 class RegistryCopy:

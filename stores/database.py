@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 METADATA = MetaData()
-HEAD = "s001"  # the newest migration
+HEAD = "s002"  # the newest migration
 
 TENANTS = sa.Table(
     "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
@@ -234,6 +234,40 @@ ERASURES = sa.Table(
     Column("progress", Text, nullable=False),
     Column("work", LargeBinary),
     Column("certificate", Text),
+)
+
+# Requests for everything about a data subject. `work` is sealed and holds whom, until the package is made;
+# `key` is the package's own, sealed, and null once it has expired or its subject was erased.
+ACCESS_REQUESTS = sa.Table(
+    "access_requests",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("requested_at", Text, nullable=False),
+    Column("deadline", Text, nullable=False),
+    Column("changed_at", Text, nullable=False),
+    Column("work", LargeBinary),
+    Column("key", LargeBinary),
+    Column("pieces", Integer, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("expires_at", Text),
+    Column("problem", Text),
+)
+
+# When devices of a tenant should send; a tenant without a row goes by the settings.
+UPLOAD_POLICIES = sa.Table(
+    "upload_policies",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("interval_seconds", Integer, nullable=False),
+    Column("wifi_only", Integer, nullable=False),
+    Column("charging_only", Integer, nullable=False),
+    Column("changed_at", Text, nullable=False),
 )
 
 # Reveals that somebody asked for and a second person decides on.

@@ -59,6 +59,11 @@ class Home:
         return self.root / "exports"
 
     @property
+    def packages(self) -> Path:
+        """Sealed answers to access requests, kept for some days."""
+        return self.root / "packages"
+
+    @property
     def certificates(self) -> Path:
         """Certificates of erasures: `<tenant>/<request>.json`."""
         return self.root / "certificates"

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from stores.keyring import KeyProvider
 from transforms.errors import UsageError
 from transforms.pii import canonical
-from transforms.pii.ciphers import derive_key, length_prefixed
+from transforms.pii.ciphers import derive_key, keyed_digest, length_prefixed
 from transforms.pii.siv import SivKey
 
 _SIV_BYTES = 64
@@ -30,6 +30,10 @@ class TenantKeys:
     def identity_key(self, purpose: str) -> bytes:
         """Give a 32-byte key that never rotates: `subject`, `event`, `delivery`, `query`."""
         return derive_key(self._provider.root(self.tenant, IDENTITY_EPOCH), 32, purpose, self.tenant)
+
+    def query_digest(self, text: str) -> str:
+        """Give the keyed digest under which the audit trail knows a text that may hold a personal value."""
+        return keyed_digest(self.identity_key("query"), text.encode(errors="surrogateescape")).hex()
 
     def epochs(self) -> tuple[int, ...]:
         """Give the token epochs whose roots live, oldest first; the last one makes tokens."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 
-from lockhouse.service import captures, health, ingest, pages, tables, tokens, trail
+from lockhouse.errands import Errands, count_errands
+from lockhouse.service import approvals, captures, health, ingest, pages, subjects, tables, tokens, trail
 from lockhouse.service.doorkeeper import Doorkeeper, Meter
 from lockhouse.service.limits import Buckets
 from lockhouse.service.problems import Problem, add_handlers
@@ -33,19 +37,29 @@ def make_application(platform: Platform, is_secure: bool = False) -> FastAPI:
         # Both pages would fetch scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        lifespan=_go_on,
     )
     meter = Meter()
     application.state.platform, application.state.meter = platform, meter
     application.state.is_secure = is_secure
     application.state.buckets = Buckets(platform.settings.service_requests_per_minute)
     application.state.attempts = Buckets(ATTEMPTS_PER_MINUTE)
-    for room in (health, tokens, captures, ingest, tables, trail, pages):
+    application.state.errands = Errands(platform)
+    for room in (health, tokens, captures, ingest, tables, subjects, approvals, trail, pages):
         application.include_router(room.router)
     application.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     add_handlers(application)
     _describe_problem(application)
     application.add_middleware(Doorkeeper, platform=platform, meter=meter, is_secure=is_secure)
     return application
+
+
+@asynccontextmanager
+async def _go_on(application: FastAPI) -> AsyncIterator[None]:
+    """Go on with what a stopped service has left: requests of data subjects have a deadline."""
+    if await run_in_threadpool(count_errands, application.state.platform):
+        application.state.errands.wake()
+    yield
 
 
 def _describe_problem(application: FastAPI) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from contextlib import ExitStack
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -26,8 +25,8 @@ from lockhouse.operations import Caller
 from lockhouse.service.bodies import check_expansion, read_body, write_body
 from lockhouse.service.callers import Identified
 from lockhouse.service.problems import describe_problems
+from lockhouse.service.repeats import Key, answer_once, located
 from stores.home import sync
-from stores.idempotency import Answer
 from stores.uploads import LARGEST_PART, MOST_PARTS, Part
 from transforms.errors import UsageError
 
@@ -42,14 +41,6 @@ MOST_FILE_PLAIN_BYTES = 1 << 30
 Source = Annotated[str, Path(max_length=64, description="What the data are.", examples=["logins"])]
 DeviceName = Annotated[
     str | None, Query(max_length=128, description="Whose captures they are; without it by address.")
-]
-Key = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
-        description="The same key again gives the first answer, for a day.",
-    ),
 ]
 Number = Annotated[int, Path(ge=0, lt=MOST_PARTS, description="The part's number, from 0.")]
 
@@ -153,30 +144,7 @@ def _landed_once(caller: Caller, source: str, content: bytes, key: str | None) -
     def land() -> tuple[int, dict[str, Any]]:
         return 202, {"job": land_events(caller, source, content)}
 
-    return _once(caller, key, b"events/" + source.encode() + b"/" + content, land)
-
-
-def _once(caller: Caller, key: str | None, request: bytes, act: Any) -> JSONResponse:  # noqa: ANN401 - a callable
-    """Do something once for a key; the request is known by a keyed digest of it."""
-    if key is None:
-        return _answer(*act())
-    store, who = caller.platform.idempotency, (caller.known_tenant(), caller.principal, key)
-    done = store.begin(*who, caller.digest(request.decode("latin-1")))
-    if done is not None:
-        return _answer(done.status, json.loads(done.body))
-    try:
-        status, body = act()
-    except BaseException:
-        store.abandon(*who)
-        raise
-    store.finish(*who, Answer(status, json.dumps(body)))
-    return _answer(status, body)
-
-
-def _answer(status: int, body: dict[str, Any]) -> JSONResponse:
-    job, upload = body.get("job"), body.get("upload")
-    place = f"/v1/jobs/{job}" if job else f"/v1/uploads/{upload}"
-    return JSONResponse(body, status, headers={"Location": place})
+    return answer_once(caller, key, b"events/" + source.encode() + b"/" + content, land)
 
 
 @router.put(
@@ -207,7 +175,7 @@ async def put_file(
         await run_in_threadpool(check_expansion, draft, MOST_FILE_PLAIN_BYTES)
         await run_in_threadpool(sync, draft)
         await run_in_threadpool(stack.close)
-    return _answer(202, {"job": delivery["job"]})
+    return located(202, {"job": delivery["job"]})
 
 
 @router.post(
@@ -223,7 +191,7 @@ def post_upload(caller: Identified, promised: PromisedFile, key: Key = None) -> 
     def begin() -> tuple[int, dict[str, Any]]:
         return 201, begin_upload(caller, promised.source, promised.device, promised.sha256, parts)
 
-    return _once(caller, key, b"uploads/" + promised.model_dump_json().encode(), begin)
+    return answer_once(caller, key, b"uploads/" + promised.model_dump_json().encode(), begin)
 
 
 @router.get("/uploads/{upload}", summary="How far an upload is", response_model=UploadState)
@@ -259,7 +227,7 @@ async def put_part(request: Request, caller: Identified, upload: str, number: Nu
 )
 def post_complete(caller: Identified, upload: str) -> JSONResponse:
     """Join the parts and land the file with one rename; asked again, the answer is the same."""
-    return _answer(202, {"job": complete_upload(caller, upload)})
+    return located(202, {"job": complete_upload(caller, upload)})
 
 
 @router.get("/jobs/{job}", summary="What became of what was sent", response_model=Job)

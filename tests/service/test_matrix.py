@@ -79,6 +79,63 @@ ROUTES: dict[tuple[str, str], tuple[str, Right | None, dict[str, Any], int]] = {
     ),
     ("GET", "/v1/audit"): ("/v1/audit?limit=2", Right.READ_AUDIT, {}, 200),
     ("GET", "/v1/audit/verification"): ("/v1/audit/verification", Right.READ_AUDIT, {}, 200),
+    ("POST", "/v1/subjects/find"): (
+        "/v1/subjects/find",
+        Right.ACCESS_SUBJECTS,
+        {"json": {"id": "router-8", "domain": "device"}},
+        200,
+    ),
+    ("POST", "/v1/subjects/access"): (
+        "/v1/subjects/access",
+        Right.ACCESS_SUBJECTS,
+        {"json": {"id": "nobody-9", "domain": "device"}},
+        404,
+    ),
+    ("GET", "/v1/subjects/access"): ("/v1/subjects/access", Right.ACCESS_SUBJECTS, {}, 200),
+    ("GET", "/v1/subjects/access/{request_id}"): (
+        f"/v1/subjects/access/{JOB}",
+        Right.ACCESS_SUBJECTS,
+        {},
+        404,
+    ),
+    ("GET", "/v1/subjects/access/{request_id}/package"): (
+        f"/v1/subjects/access/{JOB}/package",
+        Right.ACCESS_SUBJECTS,
+        {},
+        404,
+    ),
+    ("POST", "/v1/subjects/erasures"): (
+        "/v1/subjects/erasures",
+        Right.ERASE_SUBJECTS,
+        {"json": {"ids": ["nobody-9"], "domain": "device", "dry_run": True}},
+        200,
+    ),
+    ("GET", "/v1/subjects/erasures"): ("/v1/subjects/erasures", Right.ERASE_SUBJECTS, {}, 200),
+    ("GET", "/v1/subjects/erasures/{request_id}"): (
+        f"/v1/subjects/erasures/{JOB}",
+        Right.ERASE_SUBJECTS,
+        {},
+        404,
+    ),
+    ("GET", "/v1/subjects/erasures/{request_id}/certificate"): (
+        f"/v1/subjects/erasures/{JOB}/certificate",
+        Right.ERASE_SUBJECTS,
+        {},
+        404,
+    ),
+    ("GET", "/v1/approvals"): ("/v1/approvals", Right.APPROVE_REVEALS, {}, 200),
+    ("POST", "/v1/approvals/{request_id}/grant"): (
+        f"/v1/approvals/{JOB}/grant",
+        Right.APPROVE_REVEALS,
+        {},
+        404,
+    ),
+    ("POST", "/v1/approvals/{request_id}/refuse"): (
+        f"/v1/approvals/{JOB}/refuse",
+        Right.APPROVE_REVEALS,
+        {},
+        404,
+    ),
     ("GET", "/v1/devices/{device}/readers"): ("/v1/devices/router-7/readers", Right.OPERATE, {}, 200),
 }
 ROLES = [(tenant, role) for tenant in ("default", "acme") for role in Role]
