@@ -11,7 +11,7 @@ from orchestration.resources import now
 from stores.access import EVERY_TENANT
 from stores.clients import Client, client_principal
 from transforms.access import OF_DEVICES, RIGHTS, Right, Role
-from transforms.audit import Action
+from transforms.audit import Action, Outcome
 from transforms.credentials import checked_name, write_scopes
 from transforms.errors import RefusedError, UsageError
 
@@ -172,6 +172,25 @@ def who_reads(caller: Caller, device: str) -> list[dict[str, Any]]:
             for one in [*held, *granted]
             if RIGHTS[Role(str(one["role"]))] & OF_DEVICES
         ]
+
+
+def follow_roles(caller: Caller, roles: frozenset[Role], governed: frozenset[Role]) -> None:
+    """Give and take the roles that a provider governs, as its claims say; other roles stay as they are.
+
+    The caller is who has just signed in; the provider's word, checked before, is what allows it.
+    """
+    access, tenant = caller.platform.access, caller.known_tenant()
+    held = {
+        Role(one["role"])
+        for one in access.assignments(tenant)
+        if (one["principal"], one["tenant"]) == (caller.principal, tenant)
+    }
+    for role in sorted(roles - held):
+        caller.record(Action.ROLE_ASSIGNED, Outcome.DONE, name=caller.principal, given=str(role), by="sign-in")
+        access.assign(caller.principal, role, tenant)
+    for role in sorted((held & governed) - roles):
+        caller.record(Action.ROLE_WITHDRAWN, Outcome.DONE, name=caller.principal, given=str(role), by="sign-in")
+        access.unassign(caller.principal, role, tenant)
 
 
 def device_ref(caller: Caller, device: str) -> str:

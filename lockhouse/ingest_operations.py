@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from lockhouse.operations import Caller, checked_id
@@ -13,23 +14,29 @@ from stores.devices import checked_device
 from stores.landing import OF_DEVICES, SHARED
 from stores.ledger import State
 from stores.specs import quarantines
+from stores.upload_policies import UploadPolicy
 from stores.uploads import Part, Upload, Uploads
 from transforms.access import Right
 from transforms.audit import Action
 from transforms.errors import MissingError, UsageError
+from transforms.verdicts import Verdict, judge_records
 
 _JOB = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COUNTS = ("rows", "accepted", "quarantined", "duplicates", "refused")
 
 
-def land_events(caller: Caller, source: str, content: bytes) -> str:
-    """Land records of a contract; gives the job."""
+def land_events(caller: Caller, source: str, content: bytes, most: int = 0) -> tuple[str, list[Verdict] | None]:
+    """Land records of a contract; gives the job, and where there are no more than `most` what becomes of each.
+
+    All records land, with one rename, whatever becomes of them: the verdicts foretell what the job will do.
+    """
     if source not in load_contracts():
         raise MissingError(f"no such source of events; there are: {', '.join(sorted(load_contracts()))}")
     with caller.permitted(Right.INGEST, Action.EVENTS_POSTED, source=source, bytes=len(content)):
+        verdicts = judge_records(content, load_contracts()[source], most) if most else None
         [batch] = caller.platform.landing.land(source, caller.tenant, "events", content)
         caller.results["job"] = batch.id
-        return batch.id
+        return batch.id, verdicts
 
 
 @contextmanager
@@ -76,17 +83,30 @@ def complete_upload(caller: Caller, upload_id: str) -> str:
 
 def describe_upload(caller: Caller, uploads: Uploads, upload: Upload) -> dict[str, Any]:
     """Say how far an upload is, with the tenant's policy for devices."""
-    chosen = caller.platform.settings
     return {
         "upload": upload.id,
         "missing": uploads.missing(upload),
         "job": upload.batch,
-        "policy": {
-            "interval_seconds": chosen.upload_interval_seconds,
-            "wifi_only": chosen.upload_wifi_only,
-            "charging_only": chosen.upload_charging_only,
-        },
+        "policy": asdict(caller.platform.upload_policies.find(caller.tenant)),
     }
+
+
+def read_upload_policy(caller: Caller) -> UploadPolicy:
+    """Say when devices of the tenant should send."""
+    with caller.permitted(Right.OPERATE, Action.POLICY_READ):
+        return caller.platform.upload_policies.find(caller.tenant)
+
+
+def change_upload_policy(
+    caller: Caller, interval_seconds: int | None, wifi_only: bool | None, charging_only: bool | None
+) -> UploadPolicy:
+    """Set when devices of the tenant should send; what is None stays as it is."""
+    with caller.permitted(Right.OPERATE, Action.POLICY_SET):
+        policy = caller.platform.upload_policies.change(
+            caller.tenant, interval_seconds, wifi_only, charging_only
+        )
+        caller.results.update({name: int(value) for name, value in asdict(policy).items()})
+        return policy
 
 
 def read_job(caller: Caller, job: str) -> dict[str, Any]:

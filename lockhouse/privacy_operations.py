@@ -119,13 +119,13 @@ def ask_access(caller: Caller, value: str, domain: str | None, reason: str) -> A
             raise MissingError("nothing is known under that identifier")
         wanted = Wanted(subject.id, subject.domain)
         asked = caller.platform.access_packages(caller.tenant).add(wanted, digest, caller.principal, reason)
-        caller.results["request"] = asked.id
+        caller.results["package"] = asked.id
         return asked
 
 
 def make_package(caller: Caller, request: AccessRequest) -> AccessRequest:
     """Make the package of a request, for whoever asked: their right is looked at again."""
-    platform, marks = caller.platform, {"request": request.id, "subject": request.subject}
+    platform, marks = caller.platform, {"package": request.id, "subject": request.subject}
     packages = platform.access_packages(caller.known_tenant())
     with caller.permitted(Right.ACCESS_SUBJECTS, Action.PACKAGE_MADE, **marks):
         # An erasure would otherwise look for packages while this one is not there yet.
@@ -139,7 +139,7 @@ def make_package(caller: Caller, request: AccessRequest) -> AccessRequest:
 
 def read_access(caller: Caller, request_id: str) -> AccessRequest:
     """Say how far an access request is."""
-    with caller.permitted(Right.ACCESS_SUBJECTS, Action.PACKAGES_LISTED, request=checked_id(request_id)):
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.PACKAGES_LISTED, package=checked_id(request_id)):
         return caller.platform.access_packages(caller.tenant).find(request_id)
 
 
@@ -153,7 +153,7 @@ def list_access(caller: Caller) -> list[AccessRequest]:
 def opened_package(caller: Caller, request_id: str) -> Iterator[tuple[AccessRequest, Iterator[memoryview]]]:
     """Give a package and its bytes; that it is disclosed is in the trail before the first of them."""
     packages = caller.platform.access_packages(caller.known_tenant())
-    marks = {"request": checked_id(request_id)}
+    marks = {"package": checked_id(request_id)}
     with caller.permitted(Right.ACCESS_SUBJECTS, Action.SUBJECT_ACCESSED, **marks):
         found = packages.find(request_id)
         caller.results["subject"] = found.subject
@@ -190,7 +190,7 @@ def request_erasure(
     with caller.permitted(Right.ERASE_SUBJECTS, Action.SUBJECT_ERASED, **marks):
         requests, erasing = platform.erasure_requests(tenant), platform.erasing(tenant)
         request = requests.add(subjects, digests, caller.principal, reason)
-        caller.results["request"] = request.id
+        caller.results["erasure"] = request.id
         erasing.destroy_key(request)
         if wait:
             erasing.resume()
@@ -206,13 +206,13 @@ def ask_erasure(caller: Caller, ids: Sequence[str], domain: str | None, reason: 
     with caller.permitted(Right.ERASE_SUBJECTS, Action.SUBJECT_ERASED, **marks):
         requests = caller.platform.erasure_requests(caller.tenant)
         request = requests.add(subjects, digests, caller.principal, reason)
-        caller.results.update({"request": request.id, "state": str(request.state)})
+        caller.results.update({"erasure": request.id, "state": str(request.state)})
         return _shown(caller, request)
 
 
 def read_erasure(caller: Caller, request_id: str) -> dict[str, Any]:
     """Say how far an erasure is."""
-    with caller.permitted(Right.ERASE_SUBJECTS, Action.ERASURES_LISTED, request=checked_id(request_id)):
+    with caller.permitted(Right.ERASE_SUBJECTS, Action.ERASURES_LISTED, erasure=checked_id(request_id)):
         return _shown(caller, _erasure(caller, request_id))
 
 
@@ -221,7 +221,7 @@ def read_certificate(caller: Caller, request_id: str) -> bytes:
 
     Raises: MissingError where it is not certified yet.
     """
-    with caller.permitted(Right.ERASE_SUBJECTS, Action.CERTIFICATE_READ, request=checked_id(request_id)):
+    with caller.permitted(Right.ERASE_SUBJECTS, Action.CERTIFICATE_READ, erasure=checked_id(request_id)):
         request = _erasure(caller, request_id)
         if request.certificate is None:
             raise MissingError("there is no certificate yet: the erasure is still on its way")

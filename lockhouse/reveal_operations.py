@@ -93,7 +93,7 @@ def list_approvals(caller: Caller) -> list[Approval]:
 
 def decide_approval(caller: Caller, approval_id: str, decision: str) -> Approval:
     """Grant or refuse a reveal that somebody else asked for."""
-    marks = {"request": checked_id(approval_id), "decision": decision}
+    marks = {"approval": checked_id(approval_id), "decision": decision}
     with caller.permitted(Right.APPROVE_REVEALS, Action.REVEAL_DECIDED, **marks):
         return caller.platform.approvals(caller.tenant).decide(approval_id, caller.principal, decision)
 
@@ -113,7 +113,7 @@ def _approved(caller: Caller, marks: dict[str, str]) -> str | None:
         return granted.id
     with caller.permitted(Right.REVEAL, Action.REVEAL_ASKED, **marks):
         waiting = approvals.ask(caller.principal, question, marks)
-        caller.results["request"] = waiting.id
+        caller.results["approval"] = waiting.id
     raise RefusedError(
         f"tenant {caller.tenant} asks for a second person: request {waiting.id} waits for "
         f"`lockhouse approval grant {waiting.id}`; then give the same command again"

@@ -101,3 +101,37 @@ def tenant_list(home: Path | None, as_json: bool) -> None:
         show_json({"tenants": names})
     else:
         show_table(["tenant"], [[name] for name in names])
+
+
+@tenant_command.command("policy")
+@click.argument("name")
+@click.option("--interval", type=int, help="How often devices should send, in seconds.")
+@click.option("--wifi-only/--any-network", default=None, help="Whether they should wait for Wi-Fi.")
+@click.option("--charging-only/--any-power", default=None, help="Whether they should wait for a charger.")
+@json_option
+@click.pass_obj
+def tenant_policy(
+    home: Path | None,
+    name: str,
+    interval: int | None,
+    wifi_only: bool | None,
+    charging_only: bool | None,
+    as_json: bool,
+) -> None:
+    """Show when devices of the tenant NAME should send files, or set it; each upload's answer tells them.
+
+    \b
+    Example:
+      lockhouse tenant policy default --interval 3600 --wifi-only
+    """
+    from dataclasses import asdict
+
+    from lockhouse.ingest_operations import change_upload_policy, read_upload_policy
+
+    caller, asked = caller_of(home, name), (interval, wifi_only, charging_only)
+    is_change = any(one is not None for one in asked)
+    policy = change_upload_policy(caller, *asked) if is_change else read_upload_policy(caller)
+    if as_json:
+        show_json({"tenant": name, **asdict(policy)})
+    else:
+        show_table(["devices should", "is"], [[key, value] for key, value in asdict(policy).items()])

@@ -44,11 +44,13 @@ from stores.queue import Queue
 from stores.receiver import Receiver, ReceiverLimits
 from stores.rotation import Rotation
 from stores.settings import Settings, load_settings
+from stores.sign_ins import SignIns, read_provider
 from stores.sqs import SqsLimits, SqsQueue, sqs_client
 from stores.subject_access import SubjectAccess
 from stores.subjects import SubjectKeys
 from stores.tables import Tables
 from stores.tokens import Tokens, read_issuers
+from stores.upload_policies import UploadPolicies, UploadPolicy
 from stores.uploads import Uploads
 from stores.user_logins import UserLogins, read_address
 from stores.users import Users
@@ -116,6 +118,12 @@ class Platform:
         return Users(self.database, now)
 
     @cached_property
+    def sign_ins(self) -> SignIns | None:
+        """Sign-ins through another house's provider; None where none is set."""
+        provider = read_provider(self.settings.service_sign_in_file)
+        return SignIns(provider, now) if provider else None
+
+    @cached_property
     def idempotency(self) -> Idempotency:
         """Requests that came with a key."""
         return Idempotency(self.database, now)
@@ -124,6 +132,15 @@ class Platform:
         """Give a tenant's uploads."""
         chosen = self.settings
         return Uploads(tenant, self.home, self.landing, chosen.upload_limit_bytes, chosen.upload_quota_bytes)
+
+    @cached_property
+    def upload_policies(self) -> UploadPolicies:
+        """When devices should send."""
+        chosen = self.settings
+        default = UploadPolicy(
+            chosen.upload_interval_seconds, chosen.upload_wifi_only, chosen.upload_charging_only
+        )
+        return UploadPolicies(self.database, now, default)
 
     @cached_property
     def tokens(self) -> Tokens:

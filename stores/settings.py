@@ -79,6 +79,13 @@ class Settings(BaseSettings):
     service_issuers_file: Path | None = Field(
         None, description="A JSON file of other issuers whose tokens count; see the how-to guide."
     )
+    service_sign_in_file: Path | None = Field(
+        None,
+        description="A JSON file of the provider that signs people in (OpenID Connect); see the guide.",
+    )
+    service_password_sign_in: bool = Field(
+        True, description="Whether people may sign in with a password of this house."
+    )
     service_certificate_file: Path | None = Field(
         None, description="The service's own TLS certificate, with what leads to its authority."
     )

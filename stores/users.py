@@ -50,9 +50,7 @@ class Users:
         row = {"password_hash": hashed, "created_at": self._now(), "disabled_at": None}
         with self._database.begin() as connection:
             principal = checked_name(name)
-            if not connection.execute(sa.select(PRINCIPALS.c.id).where(PRINCIPALS.c.id == principal)).first():
-                made = {"id": principal, "kind": "person", "created_at": self._now()}
-                connection.execute(PRINCIPALS.insert().values(**made))
+            _register(connection, principal, self._now())
             _end_sessions(connection, principal)
             mine = USERS.c.principal == principal
             if connection.execute(sa.select(USERS.c.principal).where(mine)).first():
@@ -89,6 +87,25 @@ class Users:
         verify_password(password, rows[0]["password_hash"] if rows else _hash_of_nobody())
         if not rows:
             raise RefusedError("the name or the password is wrong")
+        return self._begun(name, tenant)
+
+    def admit(self, principal: str, tenant: str) -> tuple[str, Session]:
+        """Begin a session of somebody whom a provider has signed in; they are registered the first time.
+
+        Nobody knows a password of theirs. Raises: RefusedError where they were shut out here.
+        """
+        with self._database.begin() as connection:
+            mine = USERS.c.principal == principal
+            row = connection.execute(sa.select(USERS.c.disabled_at).where(mine)).first()
+            if row is not None and row.disabled_at is not None:
+                raise RefusedError("this person was shut out here")
+            if row is None:
+                _register(connection, principal, self._now())
+                made = {"password_hash": _hash_of_nobody(), "created_at": self._now(), "disabled_at": None}
+                connection.execute(USERS.insert().values(principal=principal, **made))
+        return self._begun(principal, tenant)
+
+    def _begun(self, name: str, tenant: str) -> tuple[str, Session]:
         kept, session = secrets.token_urlsafe(32), Session(name, tenant, secrets.token_urlsafe(32))
         ends = (self._clock() + SESSION_LASTS).isoformat(timespec="seconds")
         with self._database.begin() as connection:
@@ -109,6 +126,11 @@ class Users:
 
     def _now(self) -> str:
         return self._clock().isoformat(timespec="seconds")
+
+
+def _register(connection: sa.Connection, principal: str, now: str) -> None:
+    if not connection.execute(sa.select(PRINCIPALS.c.id).where(PRINCIPALS.c.id == principal)).first():
+        connection.execute(PRINCIPALS.insert().values(id=principal, kind="person", created_at=now))
 
 
 def _end_sessions(connection: sa.Connection, principal: str) -> None:

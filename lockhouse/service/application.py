@@ -12,7 +12,18 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from lockhouse.errands import Errands, count_errands
-from lockhouse.service import approvals, captures, health, ingest, pages, subjects, tables, tokens, trail
+from lockhouse.service import (
+    approvals,
+    captures,
+    health,
+    ingest,
+    pages,
+    sign_in,
+    subjects,
+    tables,
+    tokens,
+    trail,
+)
 from lockhouse.service.doorkeeper import Doorkeeper, Meter
 from lockhouse.service.limits import Buckets
 from lockhouse.service.problems import Problem, add_handlers
@@ -45,7 +56,7 @@ def make_application(platform: Platform, is_secure: bool = False) -> FastAPI:
     application.state.buckets = Buckets(platform.settings.service_requests_per_minute)
     application.state.attempts = Buckets(ATTEMPTS_PER_MINUTE)
     application.state.errands = Errands(platform)
-    for room in (health, tokens, captures, ingest, tables, subjects, approvals, trail, pages):
+    for room in (health, tokens, captures, ingest, tables, subjects, approvals, trail, sign_in, pages):
         application.include_router(room.router)
     application.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     add_handlers(application)

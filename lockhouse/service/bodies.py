@@ -61,8 +61,8 @@ def check_length(request: Request, most_bytes: int) -> None:
         raise _too_large(most_bytes)
 
 
-def check_expansion(content: bytes | Path, most_bytes: int) -> None:
-    """Refuse what expands to more than it may; nothing of it is kept meanwhile.
+def check_expansion(content: bytes | Path, most_bytes: int) -> int:
+    """Refuse what expands to more than it may, else give to how much; nothing of it is kept meanwhile.
 
     Raises: TooLargeError for a bomb; UsageError where the compression is damaged.
     """
@@ -77,6 +77,7 @@ def check_expansion(content: bytes | Path, most_bytes: int) -> None:
         raise UsageError("the body's compression is damaged") from None
     if size > most_bytes:
         raise TooLargeError(f"the body expands to more than {most_bytes} bytes")
+    return size
 
 
 def _too_large(most_bytes: int) -> TooLargeError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import ExitStack
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
@@ -29,12 +30,15 @@ from lockhouse.service.repeats import Key, answer_once, located
 from stores.home import sync
 from stores.uploads import LARGEST_PART, MOST_PARTS, Part
 from transforms.errors import UsageError
+from transforms.verdicts import QUARANTINED
 
 router = APIRouter(
     prefix="/v1", tags=["ingest"], responses=describe_problems(400, 401, 403, 404, 409, 413, 422, 429, 503)
 )
 MOST_EVENT_BYTES = 8 << 20
 MOST_PLAIN_BYTES = 64 << 20
+# Held against their contract while the sender waits: some milliseconds.
+MOST_JUDGED, MOST_JUDGED_BYTES = 1000, 256 << 10
 MOST_FILE_BYTES = 64 << 20
 MOST_FILE_PLAIN_BYTES = 1 << 30
 
@@ -63,6 +67,22 @@ class Accepted(BaseModel):
     """It has landed; the job says what becomes of it."""
 
     job: str
+
+
+class JudgedRecord(BaseModel):
+    """What becomes of one record."""
+
+    index: int = Field(description="Its place in the body, from 0.")
+    result: Literal["accepted", "quarantined"]
+    reason: str | None = Field(examples=["column ip: required, but absent"])
+
+
+class Judged(Accepted):
+    """It has landed, and this becomes of each record."""
+
+    accepted: int
+    quarantined: int
+    records: list[JudgedRecord]
 
 
 class PromisedPart(BaseModel):
@@ -127,11 +147,18 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"description": "It has lande
     summary="Send events",
     status_code=202,
     openapi_extra=_EVENTS,
-    responses=_ACCEPTED,
+    responses={
+        **_ACCEPTED,
+        200: {"description": "It has landed; each was checked", "model": Judged},
+    },
     response_model=Accepted,
 )
 async def post_events(request: Request, caller: Identified, source: Source, key: Key = None) -> JSONResponse:
-    """Land records of a source; each is checked in the job, and what fits no contract goes to quarantine."""
+    """Land records of a source, all of them or none; what fits no contract goes to quarantine.
+
+    Up to 1,000 records in 256 KiB, the answer says what becomes of each (200); for more, only the job does
+    (202). Whether a record came before, or is of somebody who was erased, only the job says.
+    """
     content = await read_body(request, MOST_EVENT_BYTES)
     return await run_in_threadpool(_landed_once, caller, source, content, key)
 
@@ -139,10 +166,16 @@ async def post_events(request: Request, caller: Identified, source: Source, key:
 def _landed_once(caller: Caller, source: str, content: bytes, key: str | None) -> JSONResponse:
     if not content.strip():
         raise UsageError("the body is empty: send a JSON array, or one JSON object a line")
-    check_expansion(content, MOST_PLAIN_BYTES)
+    size = check_expansion(content, MOST_PLAIN_BYTES)
+    most = MOST_JUDGED if size <= MOST_JUDGED_BYTES else 0
 
     def land() -> tuple[int, dict[str, Any]]:
-        return 202, {"job": land_events(caller, source, content)}
+        job, verdicts = land_events(caller, source, content, most)
+        if verdicts is None:
+            return 202, {"job": job}
+        quarantined = sum(one.result == QUARANTINED for one in verdicts)
+        counted = {"accepted": len(verdicts) - quarantined, "quarantined": quarantined}
+        return 200, {"job": job, **counted, "records": [asdict(one) for one in verdicts]}
 
     return answer_once(caller, key, b"events/" + source.encode() + b"/" + content, land)
 

@@ -25,15 +25,13 @@ from lockhouse.capture_operations import Window, readable_devices, reads_payload
 from lockhouse.ingest_operations import list_deliveries
 from lockhouse.operations import Caller, quarantine_entries, read_audit_page, verify_audit
 from lockhouse.service.bodies import read_body
-from lockhouse.service.callers import COOKIE, SECURE_COOKIE, check_csrf, platform_of, session_of
+from lockhouse.service.callers import check_csrf, platform_of, session_of
 from lockhouse.service.captures import read_time
 from lockhouse.service.health import check_readiness
 from lockhouse.service.limits import Buckets
 from lockhouse.service.problems import detail_of, status_of
-from orchestration.resources import DEFAULT_TENANT
-from stores.users import SESSION_LASTS, Session
+from stores.users import Session
 from transforms.access import Right, Role
-from transforms.audit import Action, Outcome
 from transforms.charts import plot_bars
 from transforms.errors import LockhouseError, RefusedError, UsageError
 
@@ -104,69 +102,6 @@ def _said(problems: list[LockhouseError]) -> tuple[int, list[str]]:
 def show_start(_person: SignedIn) -> RedirectResponse:
     """Lead to the first page."""
     return RedirectResponse("/captures", 303)
-
-
-@router.get("/sign-in")
-def show_sign_in(request: Request) -> HTMLResponse:
-    """Show the form."""
-    return show_page(request, "sign_in.html", tenant=DEFAULT_TENANT, problems=[])
-
-
-@router.post("/sign-in")
-def sign_in(request: Request, form: Form) -> Response:
-    """Begin a session. Wrong is wrong: the page does not say what."""
-    platform = platform_of(request)
-    name, tenant = form.get("name", ""), form.get("tenant") or DEFAULT_TENANT
-    _check_origin(request)
-    buckets: Buckets = request.app.state.attempts
-    buckets.take(f"{request.client.host if request.client else '?'}/{name}")
-    known = tenant in platform.access.tenants()
-    try:
-        kept, session = platform.users.sign_in(name, form.get("password", ""), tenant)
-        if not known or not _belongs(platform.access, session):
-            platform.users.sign_out(kept)
-            raise RefusedError("the name or the password is wrong")
-    except RefusedError:
-        problems = ["The name or the password is wrong, or you have no access to this tenant."]
-        return show_page(request, "sign_in.html", 401, tenant=DEFAULT_TENANT, problems=problems)
-    person = Person(request, session)
-    person.caller.record(Action.SIGNED_IN, Outcome.DONE)
-    answer = RedirectResponse("/captures", 303)
-    secure = bool(request.app.state.is_secure)
-    answer.set_cookie(
-        SECURE_COOKIE if secure else COOKIE,
-        kept,
-        max_age=int(SESSION_LASTS.total_seconds()),
-        httponly=True,
-        samesite="strict",
-        secure=secure,
-    )
-    return answer
-
-
-def _belongs(access: Any, session: Session) -> bool:  # noqa: ANN401 - the store of access
-    """Whether somebody has anything to look for in a tenant: a role, or a grant."""
-    granted = access.grants.devices_of(session.principal, session.tenant)
-    return bool(granted or access.roles(session.principal, session.tenant))
-
-
-def _check_origin(request: Request) -> None:
-    """Refuse a sign-in that another site sends: it would sign somebody in as somebody else."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise RefusedError("sign in at our own page")
-
-
-@router.post("/sign-out")
-def sign_out(request: Request, person: SignedIn, form: Form) -> RedirectResponse:
-    """End the session."""
-    check_csrf(form.get("csrf", ""), person.session)
-    kept = request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE) or ""
-    person.caller.record(Action.SIGNED_OUT, Outcome.DONE)
-    person.caller.platform.users.sign_out(kept)
-    answer = RedirectResponse("/sign-in", 303)
-    for name in (COOKIE, SECURE_COOKIE):
-        answer.delete_cookie(name, secure=name == SECURE_COOKIE, httponly=True, samesite="strict")
-    return answer
 
 
 @router.get("/captures")

@@ -123,3 +123,16 @@ def test_an_operator_of_one_tenant_changes_nobody_elsewhere(
         ("role", "add", "iris", "analyst"),
     ):
         assert lockhouse(*command, home=place).code == 3, command
+
+
+def test_a_tenant_says_when_its_devices_should_send(place: Path, lockhouse: Call):
+    before = lockhouse("tenant", "policy", "acme", "--json", home=place).json
+    assert before == {"tenant": "acme", "interval_seconds": 900, "wifi_only": False, "charging_only": False}
+    set_to = lockhouse("tenant", "policy", "acme", "--interval", 3600, "--wifi-only", "--json", home=place).json
+    assert (set_to["interval_seconds"], set_to["wifi_only"], set_to["charging_only"]) == (3600, True, False)
+    assert lockhouse("tenant", "policy", "acme", "--charging-only", home=place).code == 0
+    after = lockhouse("tenant", "policy", "acme", "--json", home=place).json
+    assert after == {"tenant": "acme", "interval_seconds": 3600, "wifi_only": True, "charging_only": True}
+    assert lockhouse("tenant", "policy", "default", "--json", home=place).json["interval_seconds"] == 900
+    assert lockhouse("tenant", "policy", "acme", "--interval", 1, home=place).code == 2
+    assert lockhouse("tenant", "policy", "nowhere", home=place).code == 2

@@ -39,10 +39,49 @@ def test_events_land_as_they_were_sent(asked: TestClient, house: Any, pack: Call
     content = bytes(pack(EVENTS))
     answer = asked.post("/v1/events/logins", content=content)
     job = answer.json()["job"]
-    assert (answer.status_code, answer.headers["location"]) == (202, f"/v1/jobs/{job}")
+    assert (answer.status_code, answer.headers["location"]) == (200, f"/v1/jobs/{job}")
     assert landed(house, job) == content
     state = asked.get(f"/v1/jobs/{job}").json()
     assert (state["state"], state["done"], state["source"]) == ("landed", False, "logins")
+
+
+BODIES = [
+    EVENTS,
+    b"[]",
+    b"neither",
+    b'[{"user_id": 7}, {"user_id": "u-1", ',
+    gzip.compress(EVENTS + b'{"ip": "canary-192.0.2.99"}\n' + EVENTS),
+    b'{"MessageId": "m-1", "Body": "{\\"user_id\\": \\"u-79\\"}"}\n{"MessageId": 7}\n',
+]
+
+
+@pytest.mark.parametrize("content", BODIES, ids=["lines", "empty", "text", "cut", "gzip", "messages"])
+def test_what_is_said_of_each_record_is_what_becomes_of_it(asked: TestClient, house: Any, content: bytes):
+    # With a good record each, so that both ways are taken.
+    good = made_file(f"good-{len(content)}")[:2000].rpartition(b"\n")[0] + b"\n"
+    body = good + content if content.startswith(b"{") and b"MessageId" not in content else content
+    answer = asked.post("/v1/events/logins", content=body, headers=house.issue("a-client"))
+    assert answer.status_code == 200, answer.text
+    told, job = answer.json(), answer.json()["job"]
+    assert "canary" not in answer.text
+    assert [one["index"] for one in told["records"]] == sorted(one["index"] for one in told["records"])
+    results = [one["result"] for one in told["records"]]
+    assert (told["accepted"], told["quarantined"]) == (results.count("accepted"), results.count("quarantined"))
+    contract = load_contracts()["logins"]
+    house.platform.intake.seal_batch(job, contract)
+    state = asked.get(f"/v1/jobs/{job}", headers=house.issue("a-client")).json()
+    assert (state["rows"], state["quarantined"]) == (len(results), told["quarantined"])
+    assert state["accepted"] + state["duplicates"] == told["accepted"]
+    with house.platform.tables.reading("acme", "quarantine.logins") as table:
+        kept = table.filter(batch_id=job).collect()
+    reasons = sorted(one["reason"] for one in told["records"] if one["result"] == "quarantined")
+    assert sorted(kept["reason"].to_list()) == reasons
+
+
+def test_a_body_of_many_records_is_judged_in_the_job(asked: TestClient):
+    for content in (EVENTS * 501, b'{"note": "' + b"x" * 300_000 + b'"}\n'):
+        answer = asked.post("/v1/events/logins", content=content)
+        assert (answer.status_code, set(answer.json())) == (202, {"job"})
 
 
 def test_a_job_is_its_tenants_alone(asked: TestClient, house: Any):
@@ -63,12 +102,21 @@ def test_the_same_key_gives_the_first_answer_and_another_body_is_refused(asked: 
     first = asked.post("/v1/events/logins", content=EVENTS, headers=key)
     before = len(house.platform.landing.open_batches())
     again = asked.post("/v1/events/logins", content=EVENTS, headers=key)
-    assert (again.status_code, again.json()) == (202, first.json())
+    assert (again.status_code, again.json()) == (200, first.json())
     assert len(house.platform.landing.open_batches()) == before
     other = asked.post("/v1/events/logins", content=EVENTS + b"\n{}", headers=key)
     assert other.status_code == 409
     theirs = asked.post("/v1/events/logins", content=EVENTS, headers={**house.issue("d-operator"), **key})
     assert theirs.json() != first.json()
+
+
+def test_devices_are_told_when_to_send(asked: TestClient, house: Any):
+    promised = {"source": "logins", "sha256": "c" * 64, "parts": [{"sha256": "c" * 64, "bytes": 1}]}
+    house.platform.upload_policies.change("acme", 60, True, None)
+    policy = asked.post("/v1/uploads", json=promised, headers=house.issue("a-client")).json()["policy"]
+    assert policy == {"interval_seconds": 60, "wifi_only": True, "charging_only": False}
+    others = asked.post("/v1/uploads", json=promised).json()["policy"]
+    assert others == {"interval_seconds": 900, "wifi_only": False, "charging_only": False}
 
 
 def test_a_request_that_failed_may_come_again_under_its_key(asked: TestClient):

@@ -41,7 +41,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Right | None, dict[str, Any], int]] = {
         "/v1/events/logins",
         Right.INGEST,
         {"content": b'{"user_id": "u-1"}\n'},
-        202,
+        200,
     ),
     ("PUT", "/v1/files/{source}/{name}"): (
         "/v1/files/logins/a.jsonl",
