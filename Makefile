@@ -46,6 +46,7 @@ bench: setup  ## each benchmark against its peers, ratios printed
 
 test-browser: setup  ## the pages in a real browser: Debian's chromium, or CHROMIUM=path
 	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || { echo "no chromium: apt-get install chromium"; exit 1; }
+	@command -v tshark >/dev/null || { echo "no tshark: apt-get install tshark"; exit 1; }
 	@$(BIN)/python -m pytest tests/browser -q -p no:randomly
 
 test-corpus: setup  ## suites over real data in ../shared/data, or CORPUS=folder

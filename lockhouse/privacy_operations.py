@@ -12,7 +12,7 @@ from typing import Any
 from lockhouse.operations import Caller, checked_id
 from orchestration.resources import now
 from stores.access_packages import AccessRequest, Wanted
-from stores.data_subjects import Subject
+from stores.data_subjects import Subject, subject_domains
 from stores.erasure_requests import Erasure
 from stores.locks import shared
 from stores.subject_access import Packets
@@ -21,6 +21,11 @@ from transforms.audit import Action
 from transforms.errors import MissingError, UsageError
 from transforms.privacy.certificates import sum_up
 from transforms.privacy.pages import write_page
+
+
+def list_subject_domains() -> list[str]:
+    """Give what an identifier of a data subject can be of."""
+    return sorted(subject_domains())
 
 
 def find_subject(caller: Caller, value: str, domain: str | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lockhouse.service import (
     ingest,
     pages,
     sign_in,
+    subject_pages,
     subjects,
     tables,
     tokens,
@@ -34,6 +35,19 @@ _ABOUT = """
 Login events and packet captures: in, masked, queried, and given back to whoever may have them. Every request
 is in the audit trail before its answer leaves.
 """
+ROOMS = (
+    health,
+    tokens,
+    captures,
+    ingest,
+    tables,
+    subjects,
+    approvals,
+    trail,
+    sign_in,
+    pages,
+    subject_pages,
+)
 # Guesses of a secret or password, from one address for one name.
 ATTEMPTS_PER_MINUTE = 10
 
@@ -56,7 +70,7 @@ def make_application(platform: Platform, is_secure: bool = False) -> FastAPI:
     application.state.buckets = Buckets(platform.settings.service_requests_per_minute)
     application.state.attempts = Buckets(ATTEMPTS_PER_MINUTE)
     application.state.errands = Errands(platform)
-    for room in (health, tokens, captures, ingest, tables, subjects, approvals, trail, sign_in, pages):
+    for room in ROOMS:
         application.include_router(room.router)
     application.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     add_handlers(application)

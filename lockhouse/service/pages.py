@@ -85,7 +85,7 @@ def show_page(request: Request, name: str, status: int = 200, **shown: object) -
     return _templates.TemplateResponse(request, name, every, status_code=status)
 
 
-def _tried(act: Callable[[], Any], problems: list[LockhouseError]) -> Any:  # noqa: ANN401 - whatever it gives
+def try_operation(act: Callable[[], Any], problems: list[LockhouseError]) -> Any:  # noqa: ANN401 - whatever it gives
     """Do something for a page; what goes wrong is said on the page."""
     try:
         return act()
@@ -94,7 +94,8 @@ def _tried(act: Callable[[], Any], problems: list[LockhouseError]) -> Any:  # no
         return None
 
 
-def _said(problems: list[LockhouseError]) -> tuple[int, list[str]]:
+def tell_problems(problems: list[LockhouseError]) -> tuple[int, list[str]]:
+    """Give the status of a page, and what it says of what went wrong."""
     return (status_of(problems[0]) if problems else 200), [detail_of(one) for one in problems]
 
 
@@ -108,9 +109,9 @@ def show_start(_person: SignedIn) -> RedirectResponse:
 def show_captures(request: Request, person: SignedIn, device: str = "", hour: str = "") -> HTMLResponse:
     """Choose a device and an hour; see what there is before anything is downloaded."""
     problems: list[LockhouseError] = []
-    devices = _tried(lambda: readable_devices(person.caller), problems) or []
-    found = _tried(lambda: _preview(person.caller, device, hour), problems) if device and hour else None
-    status, said = _said(problems)
+    devices = try_operation(lambda: readable_devices(person.caller), problems) or []
+    found = try_operation(lambda: _preview(person.caller, device, hour), problems) if device and hour else None
+    status, said = tell_problems(problems)
     shown = {"devices": devices, "device": device, "hour": hour, "found": found}
     return show_page(request, "captures.html", status, problems=said, **shown)
 
@@ -151,16 +152,17 @@ def show_audit(
 ) -> HTMLResponse:
     """Show one's own requests; to auditors all of them, and whether the trail is whole."""
     problems: list[LockhouseError] = []
-    audits = _holds(person.caller, Right.READ_AUDIT)
-    entries = _tried(lambda: read_audit_page(person.caller, before, _SHOWN, not every), problems) or []
-    verdict = _tried(lambda: verify_audit(person.caller), problems) if every and audits else None
-    status, said = _said(problems)
+    audits = has_right(person.caller, Right.READ_AUDIT)
+    entries = try_operation(lambda: read_audit_page(person.caller, before, _SHOWN, not every), problems) or []
+    verdict = try_operation(lambda: verify_audit(person.caller), problems) if every and audits else None
+    status, said = tell_problems(problems)
     following = entries[-1].seq if len(entries) == _SHOWN else None
     shown = {"entries": entries, "next": following, "every": every, "audits": audits, "verdict": verdict}
     return show_page(request, "audit.html", status, problems=said, **shown)
 
 
-def _holds(caller: Caller, right: Right) -> bool:
+def has_right(caller: Caller, right: Right) -> bool:
+    """Whether a page may offer something; what is asked for then is authorised once more."""
     try:
         caller.authorise(right)
     except RefusedError:
@@ -179,7 +181,7 @@ def change_access(request: Request, person: SignedIn, form: Form) -> Response:
     """Grant something, or end a grant."""
     check_csrf(form.get("csrf", ""), person.session)
     problems: list[LockhouseError] = []
-    _tried(lambda: _change_access(person.caller, form), problems)
+    try_operation(lambda: _change_access(person.caller, form), problems)
     if problems:
         return _shown_access(request, person, "", problems)
     return RedirectResponse("/access", 303)
@@ -201,11 +203,11 @@ def _shown_access(
     request: Request, person: Person, device: str, problems: list[LockhouseError]
 ) -> HTMLResponse:
     caller = person.caller
-    roles = _tried(lambda: list_roles(caller), problems)
+    roles = try_operation(lambda: list_roles(caller), problems)
     operates = roles is not None
-    grants = (_tried(lambda: list_grants(caller), problems) or []) if operates else []
-    readers = _tried(lambda: who_reads(caller, device), problems) if device and operates else None
-    status, said = _said(problems)
+    grants = (try_operation(lambda: list_grants(caller), problems) or []) if operates else []
+    readers = try_operation(lambda: who_reads(caller, device), problems) if device and operates else None
+    status, said = tell_problems(problems)
     shown = {"roles": roles or [], "grants": grants, "readers": readers, "device": device, "operates": operates}
     choices = [str(role) for role in (Role.INVESTIGATOR, Role.ANALYST)]
     return show_page(request, "access.html", status, problems=said, choices=choices, **shown)
@@ -215,9 +217,11 @@ def _shown_access(
 def show_ingest(request: Request, person: SignedIn) -> HTMLResponse:
     """Show what came in lately, and what was not accepted and why."""
     problems: list[LockhouseError] = []
-    deliveries = _tried(lambda: list_deliveries(person.caller), problems)
-    entries = _tried(lambda: quarantine_entries(person.caller), problems) if deliveries is not None else None
-    status, said = _said(problems)
+    deliveries = try_operation(lambda: list_deliveries(person.caller), problems)
+    entries = (
+        try_operation(lambda: quarantine_entries(person.caller), problems) if deliveries is not None else None
+    )
+    status, said = tell_problems(problems)
     shown = {"deliveries": deliveries, "entries": (entries or [])[-_SHOWN:][::-1], "count": len(entries or [])}
     return show_page(request, "ingest.html", status, problems=said, **shown)
 

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import subprocess
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +19,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from lockhouse.service.application import make_application
 from orchestration.resources import Platform
+from stores.contracts import load_contracts
 from stores.settings import load_settings
+from stores.verification import verify_certificate
 from transforms.access import Role
 from transforms.capture.packets import Packets
 from transforms.capture.reading import read_capture
@@ -30,6 +34,7 @@ PAGES = (
     "captures",
     "audit",
     "audit?every=true",
+    "subjects",
     "access?device=router-7",
     "ingest",
     "health",
@@ -46,6 +51,25 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plat
         platform.captures.seal_batch(batch.id)
         platform.captures.mask_batch(batch.id)
         platform.captures.finish_batch(batch.id)
+    lines = "".join(
+        json.dumps(
+            {
+                "user_id": f"5082b1ae-6523-4e3b-a1d8-9750b4407e{at:02d}",
+                "app_version": "2.3.0",
+                "device_type": "ios",
+                "ip": f"192.0.2.{at}",
+                "locale": "FR",
+                "device_id": f"593-47-59{at}",
+            }
+        )
+        + "\n"
+        for at in (10, 11, 10)
+    )
+    contract = load_contracts()["logins"]
+    for batch in platform.landing.land("logins", "default", "a.jsonl", lines.encode() + b'{"foo": 1}\n'):
+        platform.intake.seal_batch(batch.id, contract)
+        platform.intake.mask_batch(batch.id, contract)
+        platform.intake.finish_batch(batch.id)
     platform.users.add("olga", PASSWORD)
     platform.access.assign("olga", Role.OPERATOR)
     server = uvicorn.Server(
@@ -107,6 +131,93 @@ def test_an_hour_is_found_seen_downloaded_and_in_the_trail(
     assert page.get_by_text("captures:packets:exported").count() >= 2
     assert all(one.startswith(address) for one in asked), "a file came from elsewhere"
     assert said == [], "the browser complained"
+
+
+def test_a_download_opens_in_wireshark(browser: Browser, served: tuple[str, Platform, bytes], tmp_path: Path):
+    page = signed_in(browser, served[0])
+    page.goto(f"{served[0]}/captures?device=router-7&hour=2026-11-21T07:00")
+    counts = []
+    for name in ("Download pcap", "Download anonymised pcap"):
+        with page.expect_download() as begun:
+            page.get_by_role("link", name=name, exact=True).click()
+        path = tmp_path / f"{len(counts)}.pcap"
+        begun.value.save_as(path)
+        read = subprocess.run(
+            ["tshark", "-r", str(path), "-T", "fields", "-e", "frame.number"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        counts.append(len(read.stdout.splitlines()))
+    assert counts == [2000, 2000]
+
+
+def test_somebody_is_erased_and_the_trail_says_so(
+    browser: Browser, served: tuple[str, Platform, bytes], tmp_path: Path
+):
+    address, platform, _ = served
+    person = "5082b1ae-6523-4e3b-a1d8-9750b4407e10"
+    page = signed_in(browser, address)
+    said: list[str] = []
+    page.on("console", lambda one: said.append(one.text))
+    page.get_by_role("link", name="Subjects").click()
+    page.get_by_label("A person's id").fill(person)
+    page.get_by_label("A person's id").press("Enter")
+    held = page.get_by_role("group", name="What is held, by table")
+    assert (
+        held.get_by_role("row").filter(has_text="masked.logins").get_by_role("cell").first.inner_text() == "2"
+    )
+    look_at(page, "subjects-found")
+    page.get_by_role("button", name="Make the package").click()
+    page.wait_for_url("**/subjects#requests")
+    reload_until(page, "ready")
+    with page.expect_download() as begun:
+        page.get_by_role("link", name="Download the package").click()
+    begun.value.save_as(tmp_path / "package.zip")
+    with zipfile.ZipFile(tmp_path / "package.zip") as package:
+        assert json.loads(package.read("subject.json"))["subject"]["id"] == person
+    page.get_by_label("A person's id").fill(person)
+    page.get_by_role("button", name="Find").click()
+    page.get_by_label("I am sure").check()
+    page.get_by_role("button", name="Erase", exact=True).click()
+    page.wait_for_url("**/subjects#requests")
+    reload_until(page, "certified")
+    look_at(page, "subjects-erased")
+    with page.expect_download() as begun:
+        page.get_by_role("link", name="Download the certificate").click()
+    begun.value.save_as(tmp_path / "certificate.json")
+    assert verify_certificate(platform.home, tmp_path / "certificate.json", None).ok
+    page.get_by_role("link", name="Audit").click()
+    for action in ("subjects:erasure:requested", "subjects:data:disclosed", "subjects:certificate:read"):
+        assert page.get_by_text(action).count() >= 1
+    assert person not in page.content()
+    assert person not in page.url
+    assert said == [], "the browser complained"
+
+
+def reload_until(page: Page, text: str) -> None:
+    deadline = time.monotonic() + 120
+    while not page.get_by_text(text, exact=True).count():
+        assert time.monotonic() < deadline, page.content()
+        time.sleep(0.5)
+        page.reload()
+
+
+def look_at(page: Page, name: str) -> None:
+    """Look for barriers in both lights and widths, where a page holds what a form has brought."""
+    folder = os.environ.get("SCREENSHOTS")
+    for scheme in ("light", "dark"):
+        for width in (1280, 390):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.set_viewport_size({"width": width, "height": 900})
+            found = Axe().run(page).response
+            assert found["violations"] == [], (name, json.dumps(found["violations"])[:2000])
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+                f"{name} scrolls sideways"
+            )
+            if folder:
+                page.screenshot(path=f"{folder}/{name}-{scheme}-{width}.png", full_page=True)
+    page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def read_capture_parts(path: Path) -> list[Packets]:

@@ -18,7 +18,7 @@ CLIENT, SECRET = "lockhouse at work", "s3cret:/+ ü"
 
 
 class OpenIdProvider:
-    """Signs in whom `person` names. `bend` may change the claims, `header` the token's, `described` discovery."""
+    """Signs in whom `person` names. `bend` changes the claims, `forge` the token, `described` discovery."""
 
     def __init__(self) -> None:
         self.keys = {
@@ -91,16 +91,8 @@ class OpenIdProvider:
             send(handler, status, {"error": "invalid_grant"})
             return
         now = int(time.time())
-        claims = self.bend(
-            {
-                "iss": self.issuer,
-                "aud": CLIENT,
-                "iat": now,
-                "exp": now + 60,
-                "nonce": asked["nonce"],
-                **self.person,
-            }
-        )
+        times = {"iat": now, "exp": now + 60}
+        claims = self.bend({"iss": self.issuer, "aud": CLIENT, **times, "nonce": asked["nonce"], **self.person})
         header = {"alg": self.alg, "kid": self.keys[self.alg].kid}
         token = self.forge(claims) or jwt.encode(header, claims, self.keys[self.alg])
         send(handler, 200, {"access_token": "x", "token_type": "Bearer", "id_token": token})

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 PASSWORD = "correct horse battery"  # noqa: S105
-PAGES = ("/captures", "/audit", "/access", "/ingest", "/health")
+PAGES = ("/captures", "/subjects", "/audit", "/access", "/ingest", "/health")
 
 
 @pytest.fixture

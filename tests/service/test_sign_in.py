@@ -121,9 +121,7 @@ def test_roles_follow_the_provider_and_others_stay(browser: TestClient, provider
     ],
     ids=["no role", "no such tenant", "no tenant", "no name", "nobody"],
 )
-def test_whoever_has_nothing_to_look_for_is_not_let_in(
-    browser: TestClient, provider: Any, person: dict[str, Any]
-):
+def test_whoever_has_nothing_to_look_for_is_not_let_in(browser: TestClient, provider: Any, person: Any):
     provider.person = person
     assert sign_in(browser).status_code == 401
     assert browser.get("/captures").status_code == 303

@@ -241,3 +241,60 @@ def test_a_second_person_decides_over_http(office: Office, tmp_path: Path):
         assert service.post(refuse, headers=theirs).json()["state"] == "refused"
         states = [one["state"] for one in service.get("/v1/approvals", headers=theirs).json()["approvals"]]
     assert states == ["refused", "used"]
+
+
+PASSWORD = "correct horse battery"  # noqa: S105
+
+
+def csrf_of(page: str) -> str:
+    return page.partition('name="csrf" value="')[2].partition('"')[0]
+
+
+def test_a_privacy_officer_finds_gives_and_erases_on_the_page(office: Office):
+    platform, browser = office.platform, office.client
+    platform.users.add("petra", PASSWORD)
+    platform.access.assign("petra", Role.PRIVACY_OFFICER, "default")
+    browser.post("/sign-in", data={"name": "petra", "password": PASSWORD, "tenant": "default"})
+    page = browser.get("/subjects").text
+    assert "Nobody was erased yet" in page
+    form = {"csrf": csrf_of(page), "id": office.person, "domain": ""}
+    assert browser.post("/subjects", data={**form, "csrf": "x"}).status_code == 403
+    unknown = browser.post("/subjects", data={**form, "id": NOBODY, "act": "find"})
+    assert "Nothing is known" in unknown.text
+    held = browser.post("/subjects", data={**form, "act": "find"})
+    assert "masked.logins" in held.text
+    assert "Erase them for good" in held.text
+    asked = browser.post(
+        "/subjects", data={**form, "act": "access", "reason": "letter"}, follow_redirects=False
+    )
+    assert (asked.status_code, asked.headers["location"]) == (303, "/subjects#requests")
+    run_errands(platform)
+    page = browser.get("/subjects").text
+    place = page.partition('<a href="/v1/subjects/access/')[2].partition('"')[0]
+    with zipfile.ZipFile(io.BytesIO(browser.get(f"/v1/subjects/access/{place}").content)) as package:
+        assert office.person in package.read("subject.json").decode()
+    erase = {**form, "act": "erase", "reason": "letter"}
+    unsure = browser.post("/subjects", data=erase)
+    assert unsure.status_code == 422
+    assert "cannot be undone" in unsure.text
+    assert browser.post("/subjects", data={**erase, "sure": "yes", "reason": " "}).status_code == 422
+    assert browser.post("/subjects", data={**erase, "sure": "yes"}, follow_redirects=False).status_code == 303
+    assert "on its way" in browser.get("/subjects").text
+    run_errands(platform)
+    page = browser.get("/subjects").text
+    place = page.partition('<a href="/v1/subjects/erasures/')[2].partition('"')[0]
+    assert browser.get(f"/v1/subjects/erasures/{place}").json()["body"]["subjects"]
+    assert "They were erased" in browser.post("/subjects", data={**form, "act": "find"}).text
+    assert office.person not in page + str(office.entries())
+
+
+def test_the_page_offers_nothing_to_whoever_may_not(office: Office):
+    office.platform.users.add("anna", PASSWORD)
+    office.platform.access.assign("anna", Role.ANALYST, "default")
+    browser = office.client
+    browser.post("/sign-in", data={"name": "anna", "password": PASSWORD, "tenant": "default"})
+    page = browser.get("/subjects")
+    assert "Privacy officers" in page.text
+    form = {"csrf": csrf_of(page.text), "id": office.person, "act": "erase", "sure": "yes", "reason": "r"}
+    assert browser.post("/subjects", data=form).status_code == 403
+    assert office.platform.erasure_requests("default").listing() == []
