@@ -188,9 +188,13 @@ def test_somebody_is_erased_and_the_trail_says_so(
     begun.value.save_as(tmp_path / "certificate.json")
     assert verify_certificate(platform.home, tmp_path / "certificate.json", None).ok
     page.get_by_role("link", name="Audit").click()
-    for action in ("subjects:erasure:requested", "subjects:data:disclosed", "subjects:certificate:read"):
-        assert page.get_by_text(action).count() >= 1
-    assert person not in page.content()
+    seen = page.content()
+    while "subjects:erasure:requested" not in seen:
+        page.get_by_role("link", name="Older entries").click()
+        page.wait_for_url("**/audit?before=*")
+        seen += page.content()
+    assert "subjects:certificate:read" in seen
+    assert person not in seen
     assert person not in page.url
     assert said == [], "the browser complained"
 
@@ -199,7 +203,7 @@ def reload_until(page: Page, text: str) -> None:
     deadline = time.monotonic() + 120
     while not page.get_by_text(text, exact=True).count():
         assert time.monotonic() < deadline, page.content()
-        time.sleep(0.5)
+        time.sleep(2)
         page.reload()
 
 
