@@ -98,7 +98,7 @@ class Caller:
 
     def known_tenant(self) -> str:
         """Give the tenant's name. Raises: UsageError where it is not registered."""
-        if checked_tenant(self.tenant) not in self.platform.access.tenants():
+        if not self.platform.access.has_tenant(checked_tenant(self.tenant)):
             raise UsageError(f"no tenant {self.tenant}: `lockhouse tenant list` shows them")
         return self.tenant
 

@@ -23,6 +23,9 @@ class Access:
         """Remember the database; nothing is read yet."""
         self._database, self._clock = database, clock
         self.clients, self.grants = Clients(database, clock), Grants(database, clock)
+        self._tenant = database.prepare(
+            sa.select(TENANTS.c.name).where(TENANTS.c.name == sa.bindparam("tenant"))
+        )
         self._roles = database.prepare(
             sa.select(ROLE_ASSIGNMENTS.c.role).where(
                 ROLE_ASSIGNMENTS.c.principal == sa.bindparam("principal"),
@@ -40,6 +43,10 @@ class Access:
     def tenants(self) -> list[str]:
         """Give the registered tenants, sorted."""
         return [row["name"] for row in self._database.rows(sa.select(TENANTS.c.name).order_by(TENANTS.c.name))]
+
+    def has_tenant(self, tenant: str) -> bool:
+        """Whether a tenant is registered."""
+        return bool(self._tenant(tenant=tenant))
 
     def assign(self, principal: str, role: Role, tenant: str = EVERY_TENANT) -> bool:
         """Give a principal a role in a tenant; give whether that is new."""

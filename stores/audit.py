@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -50,12 +51,27 @@ class AuditTrail:
         """Remember where entries, and copies of signed heads, go."""
         self._database, self._provider = database, provider
         self._checkpoints, self._clock = checkpoints, clock
+        self._sync_after_s: float | None = None
+        self._waiting = threading.Lock()
+        newest = sa.select(AUDIT.c.seq, AUDIT.c.hash).where(AUDIT.c.tenant == sa.bindparam("tenant"))
+        self._newest = database.compile(newest.order_by(AUDIT.c.seq.desc()).limit(1))
+        self._insert = database.compile(AUDIT.insert())
+
+    def sync_later(self, after_s: float) -> None:
+        """Let entries that allow nothing be synced together, so much later.
+
+        An entry that allows something is synced, with all before it, before `record` returns: nothing is
+        disclosed that the trail could forget. The others outlive a killed process, and may be lost with
+        the power: how an act ended, and requests that came to nothing.
+        """
+        self._sync_after_s = after_s
 
     def record(
         self, tenant: str, principal: str, action: Action, outcome: Outcome, **parameters: str | int | None
     ) -> Entry:
         """Append an entry. `parameters` hold names, counts and pseudonyms; never a personal value."""
-        with self._database.begin() as connection:
+        is_synced = self._sync_after_s is None or outcome is Outcome.ALLOWED
+        with self._database.begin(is_synced) as connection:
             head = self._head(connection, tenant)
             entry = _linked(
                 Entry(
@@ -70,7 +86,9 @@ class AuditTrail:
                     "",
                 )
             )
-            connection.execute(AUDIT.insert().values(**asdict(entry)))
+            self._insert(connection, **vars(entry))
+        if not is_synced:
+            self._sync_soon()
         if entry.seq % CHECKPOINT_EVERY == 0:
             self.checkpoint(tenant)
         return entry
@@ -129,11 +147,21 @@ class AuditTrail:
         return self._clock().isoformat(timespec="microseconds")
 
     def _head(self, connection: sa.Connection, tenant: str) -> tuple[int, str]:
-        query = (
-            sa.select(AUDIT.c.seq, AUDIT.c.hash).where(AUDIT.c.tenant == tenant).order_by(AUDIT.c.seq.desc())
-        )
-        row = connection.execute(query.limit(1)).first()
-        return (row.seq, row.hash) if row else (0, GENESIS)
+        row = self._newest(connection, tenant=tenant).first()
+        seq, head = list(row) if row else (0, GENESIS)
+        return seq, head
+
+    def _sync_soon(self) -> None:
+        """Sync once for all entries that come until then."""
+        if self._waiting.acquire(blocking=False):
+            timer = threading.Timer(self._sync_after_s or 0, self._sync)
+            timer.daemon = True
+            timer.start()
+
+    def _sync(self) -> None:
+        # Released first: an entry that comes while the disk is busy asks for a sync of its own.
+        self._waiting.release()
+        self._database.sync()
 
     def _is_signed(self, connection: sa.Connection, tenant: str, seq: int) -> bool:
         query = sa.select(AUDIT_CHECKPOINTS.c.seq).where(
@@ -166,4 +194,4 @@ def _loaded(line: str) -> Checkpoint:
 
 
 def _linked(entry: Entry) -> Entry:
-    return Entry(**{**asdict(entry), "hash": entry_hash(entry)})
+    return replace(entry, hash=entry_hash(entry))

@@ -48,6 +48,8 @@ ROOMS = (
     pages,
     subject_pages,
 )
+# What an entry that allows nothing may wait for the disk; one that allows something does not wait.
+SYNC_AFTER_S = 0.2
 # Guesses of a secret or password, from one address for one name.
 ATTEMPTS_PER_MINUTE = 10
 
@@ -64,6 +66,7 @@ def make_application(platform: Platform, is_secure: bool = False) -> FastAPI:
         redoc_url=None,
         lifespan=_go_on,
     )
+    platform.audit.sync_later(SYNC_AFTER_S)
     meter = Meter()
     application.state.platform, application.state.meter = platform, meter
     application.state.is_secure = is_secure

@@ -51,7 +51,7 @@ class AuditedStream(Response):
                 while (part := await run_sync(next, self._parts, None)) is not None:
                     if gone.is_set():
                         raise ClientDisconnect
-                    await send({"type": "http.response.body", "body": bytes(part), "more_body": True})
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
                     sent += len(part)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 group.cancel_scope.cancel()

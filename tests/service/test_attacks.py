@@ -292,8 +292,31 @@ def everywhere(value: str) -> list[tuple[str, str, dict[str, Any]]]:
             },
         ),
         ("GET", "/v1/tables", {"headers": {"X-Purpose": value}}),
+        *of_people(value, quoted),
         ("POST", "/sign-in", {"data": {"name": value, "password": value, "tenant": value}}),
     ]
+
+
+def of_people(value: str, quoted: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Requests about people; an identifier is a value that every one of them brings."""
+    asked: list[tuple[str, str, dict[str, Any]]] = []
+    for domain in ("user", "device", None, value):
+        named = {"id": value, "domain": domain}
+        several = {"ids": [value], "domain": domain}
+        asked += [
+            ("POST", "/v1/subjects/find", {"json": named}),
+            ("POST", "/v1/subjects/access", {"json": named}),
+            ("POST", "/v1/subjects/erasures", {"json": {**several, "dry_run": True}}),
+            ("POST", "/v1/subjects/erasures", {"json": {**several, value: value, "dry_run": value}}),
+        ]
+    # Somebody of whom nothing is known is erased as well: a tombstone, and no word of whom.
+    asked.append(("POST", "/v1/subjects/erasures", {"json": {"ids": [value], "domain": "device"}}))
+    places = ("access/{}", "access/{}/package", "erasures/{}", "erasures/{}/certificate")
+    asked += [("GET", f"/v1/subjects/{place.format(quoted)}", {}) for place in places]
+    asked += [("POST", f"/v1/approvals/{quoted}/{word}", {}) for word in ("grant", "refuse")]
+    asked += [("GET", f"/sign-in/callback?code={quoted}&state={quoted}&error={quoted}&iss={quoted}", {})]
+    asked += [("POST", "/subjects", {"data": {"id": value, "domain": value, "act": "find", "csrf": value}})]
+    return asked
 
 
 def test_a_value_that_is_sent_anywhere_is_echoed_and_kept_nowhere(
@@ -306,6 +329,7 @@ def test_a_value_that_is_sent_anywhere_is_echoed_and_kept_nowhere(
         assert answer.status_code < 500, (method, path, answer.status_code, answer.text)
         assert CANARY not in answer.text, path
         assert all(CANARY not in value for value in answer.headers.values()), path
+    assert CANARY not in asked.get("/metrics").text
     ours = [one.getMessage() for one in caplog.records if one.name.startswith(("lockhouse", "uvicorn"))]
     assert not any(CANARY in one for one in ours)
     for tenant in ("default", "acme"):

@@ -189,7 +189,7 @@ def _compressed(plaintext: bytes | memoryview) -> tuple[int, bytes | memoryview]
 def _decompressed(packed: bytes) -> bytes:
     try:
         size = int.from_bytes(packed[:8], "big")
-        plain: bytes = pa.Codec("zstd").decompress(packed[8:], size, asbytes=True)
+        plain: bytes = pa.Codec("zstd").decompress(memoryview(packed)[8:], size, asbytes=True)
     except (OSError, ValueError, OverflowError, MemoryError) as error:
         raise DecryptionError("the envelope") from error
     return plain
