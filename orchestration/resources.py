@@ -19,7 +19,7 @@ from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
 from stores.certificates import Certificates
 from stores.contracts import load_contract
-from stores.copies import Copy, ExportCopy, PackageCopy, RegistryCopy, SeenCopy, TokenCopy
+from stores.copies import Copy, ExportCopy, PackageCopy, PartCopy, RegistryCopy, SeenCopy, TokenCopy
 from stores.data_subjects import DataSubjects
 from stores.database import Database
 from stores.devices import Devices
@@ -32,6 +32,7 @@ from stores.home import Home, checked_tenant
 from stores.idempotency import Idempotency
 from stores.intake import Intake
 from stores.kept_exports import KeptExports
+from stores.kept_parts import KeptParts
 from stores.keyring import KeyProvider, LocalKeyring, generate_passphrase, read_passphrase
 from stores.keys import TenantKeys, create_tenant_keys
 from stores.landing import Landing
@@ -131,7 +132,12 @@ class Platform:
     def uploads(self, tenant: str) -> Uploads:
         """Give a tenant's uploads."""
         chosen = self.settings
-        return Uploads(tenant, self.home, self.landing, chosen.upload_limit_bytes, chosen.upload_quota_bytes)
+        kept, limits = self.kept_parts(tenant), (chosen.upload_limit_bytes, chosen.upload_quota_bytes)
+        return Uploads(tenant, self.home, self.landing, kept, *limits)
+
+    def kept_parts(self, tenant: str) -> KeptParts:
+        """Give the sealed parts of a tenant's late uploads."""
+        return KeptParts(self.home, self.intake.sealer(tenant), self.settings.upload_parts_days, now)
 
     @cached_property
     def upload_policies(self) -> UploadPolicies:
@@ -254,6 +260,7 @@ class Platform:
             SeenCopy(self.home, tenant, self.settings.duplicate_window_days),
             ExportCopy(tenant, self.kept_exports(tenant), self.outbox),
             PackageCopy(self.access_packages(tenant), self.keys(tenant).query_digest),
+            PartCopy(self.kept_parts(tenant)),
             RegistryCopy(self.devices(tenant), self.database),
         ]
         url = read_address(self.settings)

@@ -15,6 +15,7 @@ from stores.database import Database
 from stores.devices import Devices
 from stores.home import Home
 from stores.kept_exports import KeptExports
+from stores.kept_parts import KeptParts
 from stores.outbox import FORGET, Outbox
 from stores.seen import SeenEvents
 
@@ -95,6 +96,24 @@ class PackageCopy:
 
     def _digests(self, subjects: Sequence[Subject]) -> set[str]:
         return {self._digest_of(one.id) for one in subjects}
+
+
+class PartCopy:
+    """Kept parts of uploads: nobody knows whose data they hold, so all of them go."""
+
+    name = "upload parts"
+
+    def __init__(self, parts: KeptParts) -> None:
+        """Remember the parts."""
+        self._parts = parts
+
+    def count(self, subjects: Sequence[Subject], places: Mapping[str, Any]) -> int:
+        """Count the parts."""
+        return self._parts.count()
+
+    def erase(self, subjects: Sequence[Subject], places: Mapping[str, Any]) -> int:
+        """Delete the parts; whoever sends that file again sends all of it."""
+        return self._parts.clear()
 
 
 class RegistryCopy:

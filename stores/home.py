@@ -59,6 +59,11 @@ class Home:
         return self.root / "exports"
 
     @property
+    def parts(self) -> Path:
+        """Sealed parts of late uploads, so that a file that changed little is sent little."""
+        return self.root / "parts"
+
+    @property
     def packages(self) -> Path:
         """Sealed answers to access requests, kept for some days."""
         return self.root / "packages"

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     upload_quota_bytes: int = Field(
         4 << 30, ge=1, description="Bytes of unfinished uploads that a tenant may hold at once."
     )
+    upload_parts_days: int = Field(
+        2,
+        ge=0,
+        description="Days that parts of uploads are kept, sealed, so as not to be sent again; 0 for none.",
+    )
     upload_interval_seconds: int = Field(900, ge=1, description="How often devices should send, they are told.")
     upload_wifi_only: bool = Field(False, description="Whether devices should send over Wi-Fi only.")
     upload_charging_only: bool = Field(False, description="Whether devices should send only while charging.")

@@ -25,9 +25,17 @@ from typing import BinaryIO, Protocol
 import uuid_utils
 
 from stores.home import Home, sync
+from stores.kept_parts import KeptParts
 from stores.landing import Landing
 from stores.locks import exclusive
-from transforms.errors import ConflictError, MissingError, QuotaError, TooLargeError, UsageError
+from transforms.errors import (
+    ConflictError,
+    DecryptionError,
+    MissingError,
+    QuotaError,
+    TooLargeError,
+    UsageError,
+)
 from transforms.streams import is_compressed, plain_blocks
 
 LARGEST_PART = 16 << 20
@@ -77,9 +85,17 @@ class Upload:
 class Uploads:
     """The uploads of one tenant."""
 
-    def __init__(self, tenant: str, home: Home, landing: Landing, limit_bytes: int, quota_bytes: int) -> None:
+    def __init__(
+        self,
+        tenant: str,
+        home: Home,
+        landing: Landing,
+        kept: KeptParts,
+        limit_bytes: int,
+        quota_bytes: int,
+    ) -> None:
         """Remember the folder; nothing is made yet."""
-        self._tenant, self._landing = tenant, landing
+        self._tenant, self._landing, self._kept = tenant, landing, kept
         self._root = home.landing / ".uploads" / tenant
         self._parts = self._root / "parts"
         self._lock = home.locks / tenant / "uploads.lock"
@@ -128,7 +144,10 @@ class Uploads:
         """Give the numbers of the parts that have to be sent, from 0."""
         if upload.batch is not None:
             return []
-        return [at for at, one in enumerate(upload.parts) if not (self._parts / one.sha256).exists()]
+        return [at for at, one in enumerate(upload.parts) if not self._is_here(upload, one)]
+
+    def _is_here(self, upload: Upload, part: Part) -> bool:
+        return (self._parts / part.sha256).exists() or self._kept.has(upload.principal, part.sha256)
 
     @contextmanager
     def receiving(self, upload: Upload, number: int) -> Iterator[BinaryIO]:
@@ -174,6 +193,7 @@ class Uploads:
             batch = self._landing.take_in(
                 upload.source, upload.tenant, whole, f"upload-{upload.id}", upload.device
             )
+            self._keep_parts(upload)
             # From here on the device's id and the digests of its content are nobody's to read.
             self._write(replace(upload, batch=batch.id, device=None, sha256="", parts=()))
             self._drop_parts(upload)
@@ -182,6 +202,7 @@ class Uploads:
     def sweep(self) -> int:
         """Remove uploads that nobody went on with, and parts that no upload needs; give how many uploads."""
         gone = 0
+        self._kept.expire()
         for folder in self._root.glob("*-*"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - (folder / "manifest.json").stat().st_mtime > ABANDONED_AFTER_S:
@@ -198,15 +219,35 @@ class Uploads:
         digest = hashlib.sha256()
         with open(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as target:  # noqa: PTH123 - a mode
             for part in upload.parts:
-                with (self._parts / part.sha256).open("rb") as source:
-                    while block := source.read(_COPY_BYTES):
-                        digest.update(block)
-                        target.write(block)
+                for block in self._blocks(upload, part):
+                    digest.update(block)
+                    target.write(block)
             target.flush()
             os.fsync(target.fileno())
         if digest.hexdigest() != upload.sha256:
             whole.unlink()
             raise ConflictError("the parts are whole, but joined they are not the file that was promised")
+
+    def _blocks(self, upload: Upload, part: Part) -> Iterator[bytes]:
+        path = self._parts / part.sha256
+        if not path.exists():
+            try:
+                yield from self._kept.open(upload.principal, part.sha256)
+            except (DecryptionError, FileNotFoundError):
+                self._kept.drop(upload.principal, part.sha256)
+                raise ConflictError("a part that was kept is gone: send the missing ones") from None
+            return
+        with path.open("rb") as source:
+            while block := source.read(_COPY_BYTES):
+                yield block
+
+    def _keep_parts(self, upload: Upload) -> None:
+        """Seal the parts that were sent, and keep those on that were kept already."""
+        for digest in {part.sha256 for part in upload.parts}:
+            if (self._parts / digest).exists():
+                self._kept.keep(upload.principal, digest, self._parts / digest)
+            else:
+                self._kept.renew(upload.principal, digest)
 
     def _drop_parts(self, upload: Upload) -> None:
         needed = {part.sha256 for one in self._open() for part in one.parts}

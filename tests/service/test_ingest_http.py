@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import random
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from starlette.testclient import TestClient
 
 from lockhouse.service import ingest as ingest_routes
 from stores.contracts import load_contracts
+from stores.kept_parts import KeptParts
 from stores.landing import Landing
+from stores.leaks import default_exclusions, scan
 from stores.uploads import Uploads
 
 EVENTS = b'{"user_id": "u-77", "ip": "192.0.2.77"}\n{"user_id": "u-78", "ip": "192.0.2.78"}\n'
@@ -218,6 +222,80 @@ def test_an_upload_goes_on_where_it_was_broken_off(asked: TestClient, house: Any
     assert landed(house, job) == content
     assert asked.post(f"{path}/complete").json()["job"] == job
     assert asked.get(path).json() == {**begun, "missing": [], "job": job}
+
+
+def send(asked: TestClient, content: bytes, headers: dict[str, str] | None = None) -> tuple[str, int]:
+    """Upload a file as a device does; give the job, and how many bytes had to be sent."""
+    begun = asked.post("/v1/uploads", json=promised(content), headers=headers).json()
+    path, sent = f"/v1/uploads/{begun['upload']}", 0
+    for at in begun["missing"]:
+        part = content[1000 * at : 1000 * (at + 1)]
+        sent += len(part)
+        assert asked.put(f"{path}/parts/{at}", content=part, headers=headers).status_code == 200
+    return asked.post(f"{path}/complete", headers=headers).json()["job"], sent
+
+
+def test_a_file_that_changed_little_is_sent_little(asked: TestClient, house: Any):
+    dice = random.Random(7)  # noqa: S311 - content for a test
+    monday = bytes(dice.randbytes(200_000))
+    tuesday = monday[:50_000] + dice.randbytes(10_000) + monday[60_000:]
+    job, sent = send(asked, monday)
+    assert (landed(house, job), sent) == (monday, len(monday))
+    job, sent = send(asked, tuesday)
+    assert landed(house, job) == tuesday
+    assert sent <= 0.1 * len(tuesday)
+    home = house.platform.home
+    assert scan(home.root, [monday[:40].hex()], exclude=default_exclusions(home)).hits == []
+    for path in home.parts.rglob("*.sealed"):
+        assert monday[:40] not in path.read_bytes()
+    # What one has sent is nobody else's to be asked about.
+    for other in ("d-operator", "a-client"):
+        begun = asked.post("/v1/uploads", json=promised(monday), headers=house.issue(other)).json()
+        assert len(begun["missing"]) == 200
+
+
+def test_kept_parts_expire_and_an_erasure_takes_them(house: Any, tmp_path: Path):
+    moment = datetime.now(UTC)
+    platform = house.platform
+    kept = KeptParts(platform.home, platform.intake.sealer("acme"), 2, lambda: moment)
+    content = b"x" * 2_500_000
+    file = tmp_path / "part"
+    file.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    kept.keep("client:x", digest, file)
+    assert b"".join(kept.open("client:x", digest)) == content
+    moment += timedelta(days=1, hours=23)
+    assert kept.has("client:x", digest)
+    kept.renew("client:x", digest)
+    moment += timedelta(days=1)
+    assert kept.has("client:x", digest)
+    moment += timedelta(days=5)
+    kept.renew("client:x", digest)
+    assert not kept.has("client:x", digest)
+    assert kept.expire() == 1
+    kept.keep("client:x", digest, file)
+    copy = next(one for one in platform.copies("acme") if one.name == "upload parts")
+    assert copy.count([], {}) >= 1
+    copy.erase([], {})
+    assert copy.count([], {}) == 0
+    none = KeptParts(platform.home, platform.intake.sealer("acme"), 0, lambda: moment)
+    none.keep("client:x", digest, file)
+    assert not none.has("client:x", digest)
+
+
+def test_a_kept_part_that_was_altered_lands_nowhere(asked: TestClient, house: Any):
+    content = made_file("altered")
+    send(asked, content)
+    begun = asked.post("/v1/uploads", json=promised(content)).json()
+    assert begun["missing"] == []
+    for path in house.platform.home.parts.rglob("*.sealed"):
+        sealed = bytearray(path.read_bytes())
+        sealed[40] ^= 1
+        path.write_bytes(sealed)
+    answer = asked.post(f"/v1/uploads/{begun['upload']}/complete")
+    assert answer.status_code == 409
+    assert asked.get(f"/v1/uploads/{begun['upload']}").json()["missing"] == [0]
+    house.platform.kept_parts("default").clear()
 
 
 def test_a_part_that_is_not_the_promised_one_does_not_count(asked: TestClient):
