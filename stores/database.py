@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 METADATA = MetaData()
-HEAD = "s001"  # the newest migration
+HEAD = "0004"  # the newest migration
 
+# `ending` is what an off-boarded tenant held, written down before the first of it went.
 TENANTS = sa.Table(
-    "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
+    "tenants",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Text, nullable=False),
+    Column("ended_at", Text),
+    Column("ending", Text),
 )
 
 PRINCIPALS = sa.Table(
