@@ -24,7 +24,9 @@ class Access:
         self._database, self._clock = database, clock
         self.clients, self.grants = Clients(database, clock), Grants(database, clock)
         self._tenant = database.prepare(
-            sa.select(TENANTS.c.name).where(TENANTS.c.name == sa.bindparam("tenant"))
+            sa.select(TENANTS.c.name).where(
+                TENANTS.c.name == sa.bindparam("tenant"), TENANTS.c.ended_at.is_(None)
+            )
         )
         self._roles = database.prepare(
             sa.select(ROLE_ASSIGNMENTS.c.role).where(
@@ -37,15 +39,26 @@ class Access:
         )
 
     def add_tenant(self, tenant: str) -> bool:
-        """Register a tenant; give whether it is new."""
+        """Register a tenant; give whether it is new.
+
+        Raises: UsageError where one of that name was off-boarded: its trail and certificate bear the name.
+        """
+        if tenant in self.ended_tenants():
+            raise UsageError(f"the tenant {tenant} was off-boarded for good: take another name")
         return self._insert_once(TENANTS, {"name": tenant, "created_at": self._now()}, {"name": tenant})
 
     def tenants(self) -> list[str]:
-        """Give the registered tenants, sorted."""
-        return [row["name"] for row in self._database.rows(sa.select(TENANTS.c.name).order_by(TENANTS.c.name))]
+        """Give the registered tenants, sorted; those that were off-boarded are none."""
+        chosen = sa.select(TENANTS.c.name).where(TENANTS.c.ended_at.is_(None))
+        return [row["name"] for row in self._database.rows(chosen.order_by(TENANTS.c.name))]
+
+    def ended_tenants(self) -> dict[str, str]:
+        """Give the tenants that were off-boarded, each with the time of it."""
+        chosen = sa.select(TENANTS.c.name, TENANTS.c.ended_at).where(TENANTS.c.ended_at.is_not(None))
+        return {row["name"]: row["ended_at"] for row in self._database.rows(chosen.order_by(TENANTS.c.name))}
 
     def has_tenant(self, tenant: str) -> bool:
-        """Whether a tenant is registered."""
+        """Whether a tenant is registered, and was not off-boarded."""
         return bool(self._tenant(tenant=tenant))
 
     def assign(self, principal: str, role: Role, tenant: str = EVERY_TENANT) -> bool:

@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 METADATA = MetaData()
 HEAD = "s002"  # the newest migration
 
+# `ending` is what an off-boarded tenant held, written down before the first of it went.
 TENANTS = sa.Table(
-    "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
+    "tenants",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Text, nullable=False),
+    Column("ended_at", Text),
+    Column("ending", Text),
 )
 
 PRINCIPALS = sa.Table(
