@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -157,7 +158,15 @@ def show_audit(
     verdict = try_operation(lambda: verify_audit(person.caller), problems) if every and audits else None
     status, said = tell_problems(problems)
     following = entries[-1].seq if len(entries) == _SHOWN else None
-    shown = {"entries": entries, "next": following, "every": every, "audits": audits, "verdict": verdict}
+    marks = {one.seq: _marks_of(one.parameters) for one in entries}
+    shown = {
+        "entries": entries,
+        "marks": marks,
+        "next": following,
+        "every": every,
+        "audits": audits,
+        "verdict": verdict,
+    }
     return show_page(request, "audit.html", status, problems=said, **shown)
 
 
@@ -168,6 +177,12 @@ def has_right(caller: Caller, right: Right) -> bool:
     except RefusedError:
         return False
     return True
+
+
+def _marks_of(parameters: str) -> list[tuple[str, str]]:
+    """Give what an entry says beside who, what and when; the request's own id tells people nothing."""
+    found = json.loads(parameters).items()
+    return [(name.replace("_", " "), str(value)) for name, value in found if name != "request" and value]
 
 
 @router.get("/access")

@@ -1,5 +1,5 @@
 # ruff: noqa: S608, S311 - statements and dice of the test's own
-"""The trail in its database, changed behind its back in every way and at random: each time it is found.
+"""The trail in its database: what is changed behind its back is found, what waits for the disk is not lost.
 
 300 changes by default; `AUDIT_TAMPERINGS=10000` makes as many as that.
 """
@@ -8,13 +8,18 @@ import json
 import os
 import random
 import sqlite3
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestration.resources import Platform
+from stores.database import Database
 from stores.settings import load_settings
 from transforms.audit import Action, Entry, Outcome, entry_hash
 
@@ -179,4 +184,54 @@ def test_a_signed_head_that_is_kept_elsewhere_and_altered_is_found(platform: Pla
         path.write_text(json.dumps(forged) + "\n")
         assert not platform.audit.verify("default").ok
     path.write_text(lines)
+    assert platform.audit.verify("default").ok
+
+
+RECORDING = """
+import os, sys
+from pathlib import Path
+from orchestration.resources import Platform
+from stores.settings import load_settings
+from transforms.audit import Action, Outcome
+platform = Platform(load_settings(Path(sys.argv[1])))
+platform.audit.sync_later(3600)
+for at in range(50):
+    platform.audit.record("default", "hasty", Action.REQUEST_ANSWERED, Outcome.DONE, status=at)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_entries_that_wait_for_the_disk_outlive_a_killed_process(tmp_path: Path):
+    platform = Platform(load_settings(tmp_path / "home"))
+    platform.create_home("root")
+    ended = subprocess.run([sys.executable, "-c", RECORDING, platform.home.root], check=False)
+    assert ended.returncode == -9
+    found = [one for one in platform.audit.entries("default") if one.principal == "hasty"]
+    assert [json.loads(one.parameters)["status"] for one in found] == list(range(50))
+    assert platform.audit.verify("default").ok
+
+
+def test_entries_are_synced_together_and_those_that_allow_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    platform = Platform(load_settings(tmp_path / "home"))
+    platform.create_home("root")
+    synced, begun = threading.Event(), []
+    begin, sync = Database.begin, Database.sync
+
+    def seen_begin(self: Database, is_synced: bool = True) -> Any:
+        begun.append(is_synced)
+        return begin(self, is_synced)
+
+    def seen_sync(self: Database) -> None:
+        sync(self)
+        synced.set()
+
+    monkeypatch.setattr(Database, "begin", seen_begin)
+    monkeypatch.setattr(Database, "sync", seen_sync)
+    platform.audit.sync_later(0.05)
+    for outcome in (Outcome.ALLOWED, Outcome.DONE, Outcome.FAILED, Outcome.REFUSED):
+        platform.audit.record("default", "root", Action.SQL_RUN, outcome)
+    assert begun == [True, False, False, False]
+    assert synced.wait(10)
     assert platform.audit.verify("default").ok
