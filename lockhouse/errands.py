@@ -128,9 +128,11 @@ class Errands:
             home = str(self._platform.home.root)
             command = [sys.executable, "-m", "lockhouse.errands", "--home", home]
             # In a session of its own it outlives the service: what has begun is better ended than repeated.
-            subprocess.run(  # noqa: S603 - our own command
-                command, stdin=subprocess.DEVNULL, start_new_session=True, check=False
-            )
+            # Where none can be started, what waits stands in the database, and the next one goes on.
+            with contextlib.suppress(OSError):
+                subprocess.run(  # noqa: S603 - our own command
+                    command, stdin=subprocess.DEVNULL, start_new_session=True, check=False
+                )
 
 
 @click.command()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from lockhouse.errands import Errands
 from lockhouse.service.application import make_application
 from orchestration.resources import Platform
 from stores import users as users_module
@@ -67,6 +68,15 @@ def cheap_passwords() -> Iterator[None]:
     users_module.PASSWORD_COSTS.update(memory_kib=64, passes=1, lanes=1)
     yield
     users_module.PASSWORD_COSTS.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def start_errands() -> Iterator[Callable[[Errands], None]]:
+    """Start no process for errands, unless a test says so with what this gives: homes are shared by tests."""
+    before = Errands.wake
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Errands, "wake", lambda self: None)
+        yield before
 
 
 @pytest.fixture(scope="session")
