@@ -13,6 +13,7 @@ from pathlib import Path
 from stores.access import Access
 from stores.approvals import Approvals
 from stores.audit import AuditTrail
+from stores.aws import sqs_client
 from stores.capture_exports import CaptureExports
 from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
@@ -43,7 +44,7 @@ from stores.queue import Queue
 from stores.receiver import Receiver, ReceiverLimits
 from stores.rotation import Rotation
 from stores.settings import Settings, load_settings
-from stores.sqs import SqsLimits, SqsQueue, sqs_client
+from stores.sqs import SqsLimits, SqsQueue
 from stores.subject_access import SubjectAccess
 from stores.subjects import SubjectKeys
 from stores.tables import Tables

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
+from stores.aws import sqs_client
 from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.queue import MAX_BODY_BYTES, envelope
 from stores.settings import Settings
-from stores.sqs import SqsLimits, SqsQueue, sqs_client
+from stores.sqs import SqsLimits, SqsQueue
 from transforms.errors import QueueError, UsageError
 from transforms.records import open_message
 
