@@ -54,7 +54,7 @@ def lines_of(folder: Path) -> int:
 
 def receive_all(platform: Platform, count: int) -> None:
     """Receive until so many came."""
-    receiver = platform.receiver("logins", "default", print)
+    receiver = platform.receivers("logins", "default", print)[0]
     receiver.run(lambda: receiver.received.messages >= count)
 
 

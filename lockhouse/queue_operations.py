@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any, BinaryIO
 
 from lockhouse.operations import Caller
 from orchestration.resources import now
 from stores.contracts import load_contract
-from stores.receiver import measure_staging, receiving
+from stores.receiver import measure_staging, receive_from_all, receiving
 from transforms.access import Right
 from transforms.audit import Action
 from transforms.errors import UsageError
@@ -68,9 +69,11 @@ def receive_messages(
     """
     with caller.permitted(Right.INGEST, Action.QUEUE_RECEIVED, source=_known(source)):
         platform = caller.platform
-        with receiving(platform.home, source, caller.tenant):
-            receiver = platform.receiver(source, caller.tenant, tell)
-            done = receiver.run(is_stopped, until_idle_s)
+        with ExitStack() as stack:
+            receivers = platform.receivers(source, caller.tenant, tell)
+            for one in receivers:
+                stack.enter_context(receiving(platform.home, source, caller.tenant, one.carries))
+            done = receive_from_all(receivers, is_stopped, until_idle_s)
         result = {"messages": done.messages, "segments": done.segments, "unconfirmed": done.unconfirmed}
         caller.results.update(result)
         return result

@@ -48,6 +48,23 @@ def _client(service: str, settings: Settings) -> Any:  # noqa: ANN401 - boto3's 
     return boto3.Session().client(service, endpoint_url=settings.aws_endpoint_url, config=config)
 
 
+def open_object(client: Any, bucket: str, key: str, version: str) -> dict[str, Any] | None:  # noqa: ANN401
+    """Begin to read an object of S3, of a version where one is named; None where it is not there.
+
+    Raises: botocore's errors where the bucket is absent, refuses or does not answer.
+    """
+    from botocore.exceptions import ClientError
+
+    named = {"VersionId": version} if version else {}
+    try:
+        return dict(client.get_object(Bucket=bucket, Key=key, **named))
+    except ClientError as error:
+        # A version that marks a deletion is refused as a method.
+        if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "NoSuchVersion", "MethodNotAllowed"):
+            return None
+        raise
+
+
 class SignedCalls:
     """Calls of a service's JSON protocol through a client's own connections, credentials and signer.
 

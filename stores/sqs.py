@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ class SqsQueue:
         }
         with reduced("receive"):
             answer = self._calls.call("ReceiveMessage", request)
-        return [_message(one) for one in answer.get("Messages", ())]
+        received_at = time.time()
+        return [_message(one, received_at) for one in answer.get("Messages", ())]
 
     def extend(self, messages: Sequence[Message], visibility_s: float) -> list[Message]:
         """Keep messages for longer; those that are ours no more are given back."""
@@ -169,11 +171,11 @@ class SqsQueue:
         return ThreadPoolExecutor(MOST_CALLS, "sqs")
 
 
-def _message(one: dict[str, Any]) -> Message:
+def _message(one: dict[str, Any], received_at: float) -> Message:
     attributes = one.get("Attributes", {})
     sent_at = int(attributes.get("SentTimestamp", 0)) / 1000
     receives = int(attributes.get("ApproximateReceiveCount", 1))
-    return Message(one["MessageId"], one["Body"], one["ReceiptHandle"], sent_at, receives)
+    return Message(one["MessageId"], one["Body"], one["ReceiptHandle"], sent_at, receives, received_at)
 
 
 def _groups(bodies: Sequence[str]) -> Iterator[list[str]]:

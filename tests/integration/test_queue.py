@@ -156,7 +156,7 @@ def test_large_bodies_of_any_text_come_through(queue):
     messages = drain(queue)
     assert sorted(one.body for one in messages) == sorted(texts)
     for one in messages:
-        assert open_message(envelope(one)) == (one.id, one.body.encode())
+        assert open_message(envelope(one))[:2] == (one.id, one.body.encode())
 
 
 def test_a_fifo_queue_takes_and_gives_messages(tmp_path, credentials):
