@@ -30,6 +30,7 @@ STORES = (
     "outbox",
     "tables",
     "ledger",
+    "flow",
     "landing",
     "marts",
     "audit",

@@ -29,6 +29,7 @@ from stores.erasing import Erasing, ErasureStores
 from stores.erasure_places import ErasurePlaces
 from stores.erasure_requests import ErasureRequests
 from stores.erasure_scan import ErasureScan
+from stores.flow import Flow
 from stores.home import Home, checked_tenant
 from stores.idempotency import Idempotency
 from stores.intake import Intake
@@ -221,6 +222,10 @@ class Platform:
         )
         objects = self._announced_objects(queue) if queue.carries == "objects" else None
         return Receiver(self.home, self._queue_at(queue), queue.source, queue.tenant, limits, tell, objects)
+
+    def flow(self, source: str, tenant: str) -> Flow:
+        """Give who measures what is between a queue and its rows."""
+        return Flow(self.home, self.ledger, self.queue(source, tenant), (source, tenant), now)
 
     def _queues_of(self, source: str, tenant: str) -> list[QueueSettings]:
         # What nobody listed has an embedded queue, so that it can be tried.

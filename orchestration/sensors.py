@@ -18,6 +18,9 @@ from transforms.audit import Action, Outcome
 
 # A dropped file has to hold its size for so long. Dagster itself looks every five seconds.
 TICK_S = 1
+# What lands while a run is under way is taken by the next one, all at once: a second run beside it would
+# pay a run's start again, and wait for the same locks. One that hangs is waited for no longer than this.
+_WAITED_FOR = timedelta(minutes=3)
 # A batch whose run failed is asked for again after a while, each time later; the last waits an hour.
 _PATIENCE = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=20), timedelta(hours=1))
 
@@ -43,7 +46,8 @@ def _landing_sensor(source: str, described: str) -> dg.SensorDefinition:
             _claim(source, landing, set(access.tenants()))
             batches = landing.open_batches(source)
         asked = json.loads(context.cursor or "{}")
-        due = _due(batches, asked, _running(source, context.instance), datetime.now(UTC))
+        running, is_busy = _running(source, context.instance, datetime.now(UTC))
+        due = [] if is_busy else _due(batches, asked, running, datetime.now(UTC))
         return dg.SensorResult(
             run_requests=list(_requests(source, due)),
             cursor=json.dumps(_remember(batches, asked, due, datetime.now(UTC))),
@@ -94,16 +98,18 @@ def _claim(source: str, landing: Landing, tenants: set[str]) -> None:
             landing.claim(source, tenant, paths)
 
 
-def _running(source: str, instance: dg.DagsterInstance) -> set[str]:
-    """Give the batches of runs that have not ended."""
+def _running(source: str, instance: dg.DagsterInstance, now: datetime) -> tuple[set[str], bool]:
+    """Give the batches of runs that have not ended, and whether one of these is young enough to wait for."""
     unfinished = [
         dg.DagsterRunStatus.QUEUED,
         dg.DagsterRunStatus.NOT_STARTED,
         dg.DagsterRunStatus.STARTING,
         dg.DagsterRunStatus.STARTED,
     ]
-    runs = instance.get_runs(dg.RunsFilter(job_name=INGEST[source].name, statuses=unfinished), limit=100)
-    return {batch for run in runs for batch in _batches_of(run.run_config)}
+    chosen = dg.RunsFilter(job_name=INGEST[source].name, statuses=unfinished)
+    records = instance.get_run_records(chosen, limit=100)
+    batches = {batch for one in records for batch in _batches_of(one.dagster_run.run_config)}
+    return batches, any(now - one.create_timestamp < _WAITED_FOR for one in records)
 
 
 def _batches_of(run_config: object) -> list[str]:
