@@ -40,6 +40,7 @@ from stores.landing import Landing
 from stores.ledger import Ledger
 from stores.maintenance import Maintenance
 from stores.marts import Marts
+from stores.offboarding import Offboarding, OffboardingStores, ServedRows
 from stores.outbox import Outbox
 from stores.publishing import Publishing
 from stores.queue import Queue
@@ -181,9 +182,7 @@ class Platform:
     @cached_property
     def publishing(self) -> Publishing:
         """The way of masked logins to PostgreSQL."""
-        url = read_address(self.settings)
-        served = UserLogins(url, describe_columns(load_contract("logins"))) if url else None
-        return Publishing(self.home, self.tables, self.ledger, served)
+        return Publishing(self.home, self.tables, self.ledger, self._user_logins())
 
     @property
     def queues(self) -> tuple[QueueSettings, ...]:
@@ -198,8 +197,10 @@ class Platform:
         for one in listed:
             checked_tenant(one.tenant)
             load_contract(one.source)
-            if one.carries == "objects" and not one.buckets:
-                raise UsageError("queues: one that carries objects needs `buckets`, from which they may come")
+            if one.carries == "objects" and not (one.url and one.buckets):
+                raise UsageError(
+                    "queues: one that carries objects needs its `url`, and the `buckets` it may name"
+                )
         return listed
 
     def queue(self, source: str, tenant: str) -> Queue:
@@ -239,8 +240,7 @@ class Platform:
         if url is not None:
             return SqsQueue(url, SqsLimits(chosen.queue_visibility_s), lambda: sqs_client(chosen))
         limits = QueueLimits(chosen.queue_visibility_s, chosen.queue_max_receives)
-        name = one.source if one.carries == "records" else f"{one.source}.objects"
-        return EmbeddedQueue(self.home.queue(name, one.tenant), limits, lambda: now().timestamp())
+        return EmbeddedQueue(self.home.queue(one.source, one.tenant), limits, lambda: now().timestamp())
 
     def _announced_objects(self, one: QueueSettings) -> AnnouncedObjects:
         return AnnouncedObjects(
@@ -285,12 +285,16 @@ class Platform:
             ExportCopy(tenant, self.kept_exports(tenant), self.outbox),
             RegistryCopy(self.devices(tenant), self.database),
         ]
-        url = read_address(self.settings)
-        if url:
-            served = UserLogins(url, describe_columns(load_contract("logins")))
+        served = self._user_logins()
+        if served:
             count, delete = partial(served.count_tokens, tenant), partial(served.delete_tokens, tenant)
-            copies.append(TokenCopy("served.user_logins", count, delete))
+            copies.append(TokenCopy(SERVED, count, delete))
         return copies
+
+    def _user_logins(self) -> UserLogins | None:
+        """Give the served logins, where a PostgreSQL is set."""
+        url = read_address(self.settings)
+        return UserLogins(url, describe_columns(load_contract("logins"))) if url else None
 
     def subject_access(self, tenant: str) -> SubjectAccess:
         """Give who gathers everything about a tenant's data subjects."""
@@ -324,6 +328,25 @@ class Platform:
                 ErasureScan(self.home, tenant),
                 Certificates(tenant, self.home, self.tables, self.audit, self.provider, now, horizon),
                 self.data_subjects(tenant),
+            )
+        )
+
+    def offboarding(self, tenant: str) -> Offboarding:
+        """Give the end of a tenant."""
+        served = self._user_logins()
+        return Offboarding(
+            OffboardingStores(
+                tenant,
+                self.home,
+                self.tables,
+                self.provider,
+                self.database,
+                self.landing,
+                self.outbox,
+                lambda: self.kept_exports(tenant),
+                [ServedRows(SERVED, partial(served.delete_tenant, tenant))] if served else [],
+                self.audit,
+                now,
             )
         )
 
@@ -370,8 +393,8 @@ class Platform:
 
     def add_tenant(self, tenant: str, principal: str) -> bool:
         """Register a tenant with keys of its own, once and audited; give whether it is new."""
-        create_tenant_keys(checked_tenant(tenant), self.provider)
-        is_new = self.access.add_tenant(tenant)
+        is_new = self.access.add_tenant(checked_tenant(tenant))
+        create_tenant_keys(tenant, self.provider)
         if is_new:
             self.audit.record(tenant, principal, Action.TENANT_ADDED, Outcome.DONE)
         return is_new
@@ -399,3 +422,4 @@ class Platform:
 
 
 DEFAULT_TENANT = "default"
+SERVED = "served.user_logins"

@@ -29,8 +29,14 @@ HEAD = "q002"  # the newest migration
 # What may pass two thousand millions. SQLite's whole numbers are all of 64 bits, and are left alone.
 LARGE = sa.BigInteger().with_variant(Integer, "sqlite")
 
+# `ending` is what an off-boarded tenant held, written down before the first of it went.
 TENANTS = sa.Table(
-    "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
+    "tenants",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Text, nullable=False),
+    Column("ended_at", Text),
+    Column("ending", Text),
 )
 
 PRINCIPALS = sa.Table(
@@ -312,8 +318,9 @@ _CONNECT_S = 10
 _WAIT_S = 60
 
 
-# Where data subjects' pseudonyms and sealed requests are deleted, and must not stay behind.
-FORGETTING = (DEVICES.name, OWNERSHIPS.name, DEVICE_ADDRESSES.name, DEVICE_GROUPS.name, ERASURES.name)
+# Where something may be deleted for good and must not stay behind; the trail only grows.
+_TRAIL = (AUDIT.name, AUDIT_CHECKPOINTS.name)
+FORGETTING = tuple(one.name for one in METADATA.sorted_tables if one.name not in _TRAIL)
 
 
 class Database:

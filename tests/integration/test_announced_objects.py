@@ -243,7 +243,8 @@ def test_a_queue_of_sqs_is_its_tenants_alone(tmp_path):
     ("queues", "message"),
     [
         ((QueueSettings(), QueueSettings(url="http://sqs/1/other")), "one queue of records"),
-        ((QueueSettings(carries="objects"),), "needs `buckets`"),
+        ((QueueSettings(carries="objects", url="http://sqs/1/objects"),), "needs its `url`"),
+        ((QueueSettings(carries="objects", buckets=("drop",)),), "needs its `url`"),
         ((QueueSettings(tenant="../x"),), "tenant"),
         ((QueueSettings(source="nothing"),), "nothing"),
     ],

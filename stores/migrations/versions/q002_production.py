@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import BigInteger, Column, Integer, Text
 
 revision = "q002"
-down_revision = "s001"
+down_revision = "0004"
 
 _COUNTS = ("rows", "accepted", "quarantined", "duplicates", "refused", "size_bytes")
 _LARGE = {"batches": _COUNTS, "audit": ("seq",), "audit_checkpoints": ("seq",)}
