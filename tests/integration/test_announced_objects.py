@@ -267,3 +267,14 @@ def test_one_receiver_that_breaks_stops_the_others(tmp_path):
     receivers[1].run = lambda *_: (_ for _ in ()).throw(RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         receive_from_all(receivers, lambda: False)
+
+
+def test_the_queues_of_tenants_that_nobody_registered_are_left_alone(tmp_path, capfd):
+    from lockhouse.receiver import _of_registered
+
+    platform = with_queues(tmp_path, QueueSettings(), QueueSettings(tenant="acme"))
+    platform.create_home("tester")
+    assert [one.tenant for one in _of_registered(platform)] == ["default"]
+    assert "the queue of acme is left alone" in capfd.readouterr().err
+    with pytest.raises(UsageError, match="none is of a registered tenant"):
+        _of_registered(with_queues(tmp_path, QueueSettings(tenant="acme")))
