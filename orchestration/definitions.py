@@ -36,6 +36,7 @@ STORES = (
     "outbox",
     "tables",
     "ledger",
+    "flow",
     "landing",
     "marts",
     "audit",

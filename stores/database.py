@@ -7,8 +7,9 @@ migrations in `stores/migrations`; a test holds the two together.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,18 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Integer, LargeBinary, MetaData, Text
 
 from stores.home import sync
-from transforms.errors import UsageError
+from transforms.errors import DatabaseError, UsageError
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+    from stores.settings import Settings
+
 METADATA = MetaData()
 HEAD = "s002"  # the newest migration
+
+# What may pass two thousand millions. SQLite's whole numbers are all of 64 bits, and are left alone.
+LARGE = sa.BigInteger().with_variant(Integer, "sqlite")
 
 # `ending` is what an off-boarded tenant held, written down before the first of it went.
 TENANTS = sa.Table(
@@ -62,13 +68,13 @@ BATCHES = sa.Table(
     Column("received_at", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("files", Integer, nullable=False, default=0),
-    Column("rows", Integer, nullable=False, default=0),
-    Column("accepted", Integer, nullable=False, default=0),
-    Column("quarantined", Integer, nullable=False, default=0),
-    Column("duplicates", Integer, nullable=False, default=0),
-    Column("refused", Integer, nullable=False, default=0),
+    Column("rows", LARGE, nullable=False, default=0),
+    Column("accepted", LARGE, nullable=False, default=0),
+    Column("quarantined", LARGE, nullable=False, default=0),
+    Column("duplicates", LARGE, nullable=False, default=0),
+    Column("refused", LARGE, nullable=False, default=0),
     Column("chunks", Integer, nullable=False, default=0),
-    Column("size_bytes", Integer, nullable=False, default=0),
+    Column("size_bytes", LARGE, nullable=False, default=0),
     Column("changed_at", Text, nullable=False),
     # When its oldest message was sent, and when its rows were in PostgreSQL.
     Column("sent_at", Text),
@@ -144,6 +150,16 @@ OUTBOX = sa.Table(
     Column("parameters", Text, nullable=False),
     Column("created_at", Text, nullable=False),
     Column("done_at", Text),
+)
+
+# Objects in buckets that were announced and have landed, by a keyed digest of which one it was.
+OBJECTS = sa.Table(
+    "objects",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("landed_at", Text, nullable=False),
 )
 
 # People who may sign in. The name is the principal; the password is stretched.
@@ -249,21 +265,11 @@ ACCESS_REQUESTS = sa.Table(
     "access_requests",
     METADATA,
     Column("id", Text, primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("requested_by", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("requested_at", Text, nullable=False),
-    Column("deadline", Text, nullable=False),
-    Column("changed_at", Text, nullable=False),
-    Column("work", LargeBinary),
-    Column("key", LargeBinary),
-    Column("pieces", Integer, nullable=False),
-    Column("size_bytes", Integer, nullable=False),
-    Column("files", Integer, nullable=False),
-    Column("expires_at", Text),
-    Column("problem", Text),
+    *(Column(name, Text, nullable=False) for name in ("tenant", "state", "subject", "requested_by")),
+    *(Column(name, Text, nullable=False) for name in ("reason", "requested_at", "deadline", "changed_at")),
+    *(Column(name, LargeBinary) for name in ("work", "key")),
+    *(Column(name, Integer, nullable=False) for name in ("pieces", "size_bytes", "files")),
+    *(Column(name, Text) for name in ("expires_at", "problem")),
 )
 
 # When devices of a tenant should send; a tenant without a row goes by the settings.
@@ -271,9 +277,7 @@ UPLOAD_POLICIES = sa.Table(
     "upload_policies",
     METADATA,
     Column("tenant", Text, primary_key=True),
-    Column("interval_seconds", Integer, nullable=False),
-    Column("wifi_only", Integer, nullable=False),
-    Column("charging_only", Integer, nullable=False),
+    *(Column(name, Integer, nullable=False) for name in ("interval_seconds", "wifi_only", "charging_only")),
     Column("changed_at", Text, nullable=False),
 )
 
@@ -310,7 +314,7 @@ AUDIT = sa.Table(
     "audit",
     METADATA,
     Column("tenant", Text, primary_key=True),
-    Column("seq", Integer, primary_key=True),
+    Column("seq", LARGE, primary_key=True),
     Column("at", Text, nullable=False),
     Column("principal", Text, nullable=False),
     Column("action", Text, nullable=False),
@@ -324,11 +328,22 @@ AUDIT_CHECKPOINTS = sa.Table(
     "audit_checkpoints",
     METADATA,
     Column("tenant", Text, primary_key=True),
-    Column("seq", Integer, primary_key=True),
+    Column("seq", LARGE, primary_key=True),
     Column("head", Text, nullable=False),
     Column("at", Text, nullable=False),
     Column("signature", Text, nullable=False),
 )
+
+
+# One number of ours among PostgreSQL's advisory locks, for whoever changes the application database.
+_LOCK = 0x6C6F636B61707064
+_CONNECT_S = 10
+_WAIT_S = 60
+
+
+# Where something may be deleted for good and must not stay behind; the trail only grows.
+_TRAIL = (AUDIT.name, AUDIT_CHECKPOINTS.name)
+FORGETTING = tuple(one.name for one in METADATA.sorted_tables if one.name not in _TRAIL)
 
 
 class Database:
@@ -336,15 +351,25 @@ class Database:
 
     def __init__(self, url: str) -> None:
         """Take SQLAlchemy's address of the database."""
-        self.url = url
-        self._engine = self._unsynced = sa.create_engine(url)
+        self.is_embedded = url.startswith("sqlite")
+        self.url = url if self.is_embedded else _with_driver(url)
+        self._engine = self._made_engine()
         self._reading = threading.local()
-        if url.startswith("sqlite"):
-            self._unsynced = sa.create_engine(url)
-            for engine in (self._engine, self._unsynced):
-                sa.event.listen(engine, "connect", _prepare_sqlite)
-                sa.event.listen(engine, "begin", _begin_immediate)
+        self._readers: list[Any] = []
+        if not self.is_embedded:
+            # A server counts its connections; nobody has to remember to give them back.
+            weakref.finalize(self, _close_all, self._engine, self._readers)
+        # A server syncs every commit; in SQLite a connection says whether it waits for the disk.
+        self._unsynced = self._made_engine() if self.is_embedded else self._engine
+        if self.is_embedded:
             sa.event.listen(self._unsynced, "connect", _leave_sync_to_later)
+
+    def _made_engine(self) -> sa.Engine:
+        engine = sa.create_engine(self.url, hide_parameters=True, **_options(self.is_embedded))
+        if self.is_embedded:
+            sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_immediate if self.is_embedded else _begin_alone)
+        return engine
 
     @staticmethod
     def at(path: Path, url: str | None = None) -> Database:
@@ -353,18 +378,40 @@ class Database:
 
     @contextmanager
     def begin(self, is_synced: bool = True) -> Iterator[sa.Connection]:
-        """Give a connection in one transaction, durable when the block ends.
+        """Give a connection in one transaction, durable when the block ends; one at a time may change things.
 
         Without `is_synced` it outlives a killed process at once, a power failure from the next synced
-        transaction or `sync` on: all of them stand in one log, in their order.
+        transaction or `sync` on: all of them stand in one log, in their order. Raises: DatabaseError where a
+        server cannot be reached.
         """
-        with (self._engine if is_synced else self._unsynced).begin() as connection:
+        with self._told(), (self._engine if is_synced else self._unsynced).begin() as connection:
             yield connection
+
+    @contextmanager
+    def _looking(self) -> Iterator[sa.Connection]:
+        """Give a connection that only reads: on a server, it waits for nobody."""
+        reading = self._engine.execution_options(only_reads=True)
+        with self._told(), reading.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what a lost server means; the driver's own text names addresses and people."""
+        try:
+            yield
+        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+            if self.is_embedded:
+                raise
+            reason = getattr(error.orig, "sqlstate", None) or "no answer"
+            raise DatabaseError(
+                f"the application database cannot be reached ({reason}): "
+                "see that PostgreSQL runs and that database_url is right"
+            ) from None
 
     def sync(self) -> None:
         """Bring to disk what was committed without."""
         log = Path(f"{self._engine.url.database}-wal")
-        if self.url.startswith("sqlite"):
+        if self.is_embedded:
             # Whoever closes the database last removes its log, with everything on disk.
             with suppress(FileNotFoundError):
                 sync(log)
@@ -383,7 +430,7 @@ class Database:
 
     def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         """Run a query and give its rows as dictionaries."""
-        with self.begin() as connection:
+        with self._looking() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def prepare(self, query: sa.Select[Any]) -> Callable[..., list[tuple[Any, ...]]]:
@@ -397,31 +444,59 @@ class Database:
 
         def run(**values: object) -> list[tuple[Any, ...]]:
             given = fixed | values
-            cursor = self._reader().cursor()
+            bound = tuple(given[name] for name in names) if names is not None else given
             try:
-                cursor.execute(text, tuple(given[name] for name in names) if names is not None else given)
-                return list(cursor.fetchall())
-            finally:
-                cursor.close()
+                return self._read(text, bound)
+            except self._engine.dialect.dbapi.OperationalError:  # type: ignore[union-attr]
+                if self.is_embedded:
+                    raise
+                # The server was started anew since, say: the next connection tells.
+                del self._reading.connection
+                with self._told():
+                    return self._read(text, bound)
 
         return run
+
+    def _read(self, text: str, bound: object) -> list[tuple[Any, ...]]:
+        cursor = self._reader().cursor()
+        try:
+            cursor.execute(text, bound)
+            return list(cursor.fetchall())
+        finally:
+            cursor.close()
 
     def _reader(self) -> Any:  # noqa: ANN401 - a driver's connection
         """Give this thread's own connection, taken out of the pool: threads outlive what the pool lends."""
         if not hasattr(self._reading, "connection"):
             borrowed = self._engine.raw_connection()
-            borrowed.detach()
-            if self._engine.dialect.name != "sqlite":
+            if not self.is_embedded:
                 borrowed.driver_connection.autocommit = True  # type: ignore[union-attr]
+                self._readers.append(borrowed)
+            borrowed.detach()
             self._reading.connection = borrowed
         return self._reading.connection
 
     def settle(self) -> None:
-        """Write SQLite's log back and cut it to nothing: an old page there would still hold what went."""
-        if self.url.startswith("sqlite"):
-            with self._engine.connect() as connection:
-                raw: Any = connection.connection.driver_connection
+        """Leave nothing of what went: SQLite's log is cut, PostgreSQL writes its tables anew.
+
+        An old page of the log, or a row's earlier version, would still hold it.
+        """
+        with self._told(), self._engine.connect() as connection:
+            raw: Any = connection.connection.driver_connection
+            if self.is_embedded:
                 raw.execute("pragma wal_checkpoint(truncate)")
+                return
+            raw.autocommit = True
+            try:
+                for name in FORGETTING:
+                    raw.execute(f"vacuum full {name}")
+            finally:
+                raw.autocommit = False
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; the next use opens new ones."""
+        _close_all(self._engine, self._readers)
+        self._reading = threading.local()
 
     def migrate(self) -> None:
         """Bring the schema to the newest migration; nothing happens where it is there."""
@@ -429,11 +504,13 @@ class Database:
             return
         from alembic import command
 
-        command.upgrade(_alembic_config(self.url), "head")
+        # On a server, the lock lets one process after the other make the tables.
+        with nullcontext() if self.is_embedded else self.begin():
+            command.upgrade(_alembic_config(self.url), "head")
 
     def revision(self) -> str | None:
         """Give the schema's migration, None for an empty database."""
-        with self.begin() as connection:
+        with self._looking() as connection:
             if not sa.inspect(connection).has_table("alembic_version"):
                 return None
             found: str | None = connection.execute(sa.text("select version_num from alembic_version")).scalar()
@@ -477,3 +554,47 @@ def _leave_sync_to_later(connection: Any, _record: object) -> None:  # noqa: ANN
 def _begin_immediate(connection: sa.Connection) -> None:
     """Take the write lock first: a chain is never extended from a head that somebody else moved."""
     connection.exec_driver_sql("begin immediate")
+
+
+def _begin_alone(connection: sa.Connection) -> None:
+    """Do on PostgreSQL what an immediate transaction does in SQLite; who only reads does not wait."""
+    if not connection.get_execution_options().get("only_reads"):
+        connection.exec_driver_sql("select pg_advisory_xact_lock(%s)", (_LOCK,))
+
+
+def _options(is_embedded: bool) -> dict[str, Any]:
+    if is_embedded:
+        return {}
+    # A connection that died in the pool is replaced, and who waits for the lock gives up in the end.
+    settings = f"-c lock_timeout={_WAIT_S}s -c timezone=UTC"
+    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_S, "options": settings}}
+
+
+def _close_all(engine: sa.Engine, readers: list[Any]) -> None:
+    while readers:
+        readers.pop().close()
+    engine.dispose()
+
+
+def _with_driver(url: str) -> str:
+    """Name the driver that we have: SQLAlchemy would take another one."""
+    scheme, _, rest = url.partition("://")
+    return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else url
+
+
+def read_database_address(settings: Settings) -> str | None:
+    """Give the application database's address from the settings or the file that they name; None for SQLite.
+
+    Raises: UsageError where the file cannot be read, or the address is of no database that we know.
+    """
+    url = settings.database_url
+    if settings.database_url_file is not None:
+        try:
+            url = settings.database_url_file.read_text().strip()
+        except OSError as error:
+            raise UsageError(f"database_url_file cannot be read: {error.strerror}") from None
+    if not url:
+        return None
+    if url.partition("://")[0].partition("+")[0] not in ("postgresql", "postgres", "sqlite"):
+        raise UsageError("database_url is no address of PostgreSQL: postgresql://user@host/database")
+    return url

@@ -61,6 +61,7 @@ TABLES = {
     "erasures": "whom it is about is sealed, and forgotten with the certificate",
     "access_requests": "the copy `access packages`",
     "upload_policies": OURS,
+    "objects": DIGESTS,
     "outbox": "pseudonyms of devices; asks Dagster to forget",
     "devices": "the copy `device registry`",
     "ownerships": "the copy `device registry`",

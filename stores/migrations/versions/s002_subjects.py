@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import Column, Integer, LargeBinary, Text
 
 revision = "s002"
-down_revision = "0004"
+down_revision = "q002"
 
 
 def upgrade() -> None:
