@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from lockhouse.operations import Caller, checked_id
-from stores.contracts import load_contracts
+from stores.contracts import produced
 from stores.devices import checked_device
 from stores.landing import OF_DEVICES, SHARED
 from stores.ledger import State
-from stores.specs import quarantines
 from stores.uploads import Part, Upload, Uploads
 from transforms.access import Right
 from transforms.audit import Action
@@ -24,8 +23,8 @@ _COUNTS = ("rows", "accepted", "quarantined", "duplicates", "refused")
 
 def land_events(caller: Caller, source: str, content: bytes) -> str:
     """Land records of a contract; gives the job."""
-    if source not in load_contracts():
-        raise MissingError(f"no such source of events; there are: {', '.join(sorted(load_contracts()))}")
+    if source not in produced():
+        raise MissingError(f"no such source of events; there are: {', '.join(produced())}")
     with caller.permitted(Right.INGEST, Action.EVENTS_POSTED, source=source, bytes=len(content)):
         [batch] = caller.platform.landing.land(source, caller.tenant, "events", content)
         caller.results["job"] = batch.id
@@ -125,8 +124,9 @@ def _job(row: dict[str, Any]) -> dict[str, Any]:
 
 def _owner(source: str, device: str | None) -> str | None:
     """Give whose a file is: a device's where the source is one of devices, nobody's otherwise."""
-    if source not in quarantines():
-        raise MissingError(f"no such source; there are: {', '.join(sorted(quarantines()))}")
+    known = {*produced(), *OF_DEVICES}
+    if source not in known:
+        raise MissingError(f"no such source; there are: {', '.join(sorted(known))}")
     if source not in OF_DEVICES:
         if device is not None:
             raise UsageError("files of this source are of no device: leave `device` out")

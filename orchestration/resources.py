@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 
+from orchestration.validations import Surroundings, Validations
 from stores.access import Access
 from stores.approvals import Approvals
 from stores.audit import AuditTrail
@@ -51,6 +52,8 @@ from stores.tokens import Tokens, read_issuers
 from stores.uploads import Uploads
 from stores.user_logins import UserLogins, read_address
 from stores.users import Users
+from stores.validations.lake_removal import LakeRemoval
+from stores.validations.request_upkeep import RequestUpkeep
 from transforms.access import Role
 from transforms.audit import Action, Outcome
 from transforms.errors import UsageError
@@ -206,6 +209,32 @@ class Platform:
         """What Dagster is asked to do."""
         return Outbox(self.database, now)
 
+    @cached_property
+    def validations(self) -> Validations:
+        """The services of the identity validations."""
+        return Validations(
+            Surroundings(
+                self.settings,
+                self.home,
+                self.database,
+                self.landing,
+                self.outbox,
+                self.keys,
+                self.subject_keys,
+                now,
+            )
+        )
+
+    @cached_property
+    def validation_upkeep(self) -> RequestUpkeep:
+        """The upkeep of the validations' requests."""
+        return RequestUpkeep(self.validations.journal, self.validations.intake)
+
+    @cached_property
+    def lake_removal(self) -> LakeRemoval:
+        """The way of deleted validations out of the lake."""
+        return LakeRemoval(self.home, self.tables, self.marts, self.landing, self.outbox)
+
     def devices(self, tenant: str) -> Devices:
         """Give a tenant's device registry."""
         return Devices(tenant, self.keys(tenant), self.database, now)
@@ -232,6 +261,7 @@ class Platform:
             SeenCopy(self.home, tenant, self.settings.duplicate_window_days),
             ExportCopy(tenant, self.kept_exports(tenant), self.outbox),
             RegistryCopy(self.devices(tenant), self.database),
+            self.validations.subject_requests(tenant),
         ]
         url = read_address(self.settings)
         if url:
@@ -252,6 +282,7 @@ class Platform:
             self.devices(tenant),
             self.audit,
             self.intake.vault(tenant),
+            partial(self.validations.gather, tenant),
         )
 
     def erasing(self, tenant: str) -> Erasing:
@@ -335,6 +366,7 @@ class Platform:
             generate_passphrase(self.home.passphrase)
         LocalKeyring.create(self.home.keyring, read_passphrase(self.passphrase_file))
         Database.at(self.home.database, self.settings.database_url).migrate()
+        self.validations.migrate()
         # Whoever makes the home operates it; nobody becomes operator by making it again.
         if self.access.is_unclaimed() and self.access.assign(principal, Role.OPERATOR):
             self.audit.record(DEFAULT_TENANT, principal, Action.ROLE_ASSIGNED, Outcome.DONE, role=Role.OPERATOR)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 METADATA = MetaData()
-HEAD = "s001"  # the newest migration
+HEAD = "v001"  # the newest migration
 
 TENANTS = sa.Table(
     "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
@@ -265,6 +265,47 @@ EPOCHS = sa.Table(
     Column("destroyed_at", Text),
 )
 
+# Requests for validation as the gateway last sealed them; a deleted one keeps its id and the time.
+VALIDATION_REQUESTS = sa.Table(
+    "validation_requests",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("change", Text, nullable=False),
+    Column("fields", Text),
+    Column("deleted", Text),
+)
+
+# Under which key a request came, by keyed digests of the key and of what was sent.
+VALIDATION_KEYS = sa.Table(
+    "validation_keys",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("validation", Text, nullable=False),
+    Column("body", Text),
+    Column("created_at", Text, nullable=False),
+)
+
+# The gateway's events on their way to the queues.
+VALIDATION_EVENTS = sa.Table(
+    "validation_events",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("message", Text, nullable=False),
+)
+
+# Which events analytics has met of a change, and the batch that took its record to the lake.
+VALIDATION_COMPLETIONS = sa.Table(
+    "validation_completions",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("validation", Text, primary_key=True),
+    Column("change", Text, primary_key=True),
+    Column("met", Text, nullable=False),
+    Column("batch_id", Text),
+)
+
 AUDIT = sa.Table(
     "audit",
     METADATA,
@@ -293,14 +334,18 @@ AUDIT_CHECKPOINTS = sa.Table(
 class Database:
     """Connections to the application database. Making one connects to nothing."""
 
-    def __init__(self, url: str) -> None:
-        """Take SQLAlchemy's address of the database."""
-        self.url = url
+    def __init__(
+        self, url: str, scripts: str = "migrations", head: str = HEAD, *, is_read_only: bool = False
+    ) -> None:
+        """Take SQLAlchemy's address, the folder of the migrations and the newest of them."""
+        self.url, self._scripts, self._head = url, scripts, head
         self._engine = sa.create_engine(url)
         self._reading = threading.local()
         if url.startswith("sqlite"):
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_immediate)
+            sa.event.listen(self._engine, "begin", _begin_reading if is_read_only else _begin_immediate)
+        if is_read_only:
+            sa.event.listen(self._engine, "connect", _forbid_changes)
 
     @staticmethod
     def at(path: Path, url: str | None = None) -> Database:
@@ -357,11 +402,11 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the schema to the newest migration; nothing happens where it is there."""
-        if self.revision() == HEAD:
+        if self.revision() == self._head:
             return
         from alembic import command
 
-        command.upgrade(_alembic_config(self.url), "head")
+        command.upgrade(_alembic_config(self.url, self._scripts), "head")
 
     def revision(self) -> str | None:
         """Give the schema's migration, None for an empty database."""
@@ -376,15 +421,15 @@ class Database:
 
         Raises: UsageError with what to do.
         """
-        if self.revision() != HEAD:
+        if self.revision() != self._head:
             raise UsageError("this home is not made yet, or is of another release: run `lockhouse init`")
 
 
-def _alembic_config(url: str) -> Config:
+def _alembic_config(url: str, scripts: str) -> Config:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parent / scripts))
     config.attributes["url"] = url
     return config
 
@@ -400,6 +445,21 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
         "foreign_keys = on",
     ):
         connection.execute(f"pragma {pragma}")
+
+
+def _begin_reading(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("begin")
+
+
+def _forbid_changes(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's connection
+    """Let a connection read and nothing else, whatever it is asked to do."""
+    is_sqlite = type(connection).__module__.startswith("sqlite3")
+    statement = "pragma query_only = on" if is_sqlite else "set default_transaction_read_only = on"
+    cursor = connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
+    if not is_sqlite:
+        connection.commit()
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
