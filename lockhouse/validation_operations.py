@@ -100,14 +100,14 @@ def delete_validation(caller: Caller, validation: str) -> dict[str, Any]:
 def ingest_requests(caller: Caller, paths: Sequence[Path]) -> Counts:
     """Submit every request of some files, and of those that a killed process left."""
     with caller.permitted(Right.SUBMIT_VALIDATIONS, Action.VALIDATIONS_INGESTED, files=len(paths)):
-        files = _request_files(caller)
+        files = request_files(caller)
         caller.platform.landing.recover()
         return take_requests(caller, files, [*files.left(), *files.land(paths)])
 
 
 def retry_requests(caller: Caller, name: str, content: bytes) -> Counts:
     """Submit requests that were in quarantine; whoever calls has authorised it."""
-    files = _request_files(caller)
+    files = request_files(caller)
     return take_requests(caller, files, files.land_content(name, content))
 
 
@@ -183,7 +183,8 @@ def _mark(caller: Caller, key: str | None, body: str) -> RequestMark | None:
     return RequestMark(caller.digest(f"key/{caller.principal}/{key}"), caller.digest(body))
 
 
-def _request_files(caller: Caller) -> RequestFiles:
+def request_files(caller: Caller) -> RequestFiles:
+    """Give who takes files of requests; whoever calls has authorised it."""
     platform, tenant = caller.platform, caller.known_tenant()
     sealer = platform.intake.sealer(tenant)
     quarantine = Quarantine(tenant, platform.tables, sealer, quarantine_table(_contract()))

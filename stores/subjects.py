@@ -107,35 +107,38 @@ class SubjectKeys:
             database.commit()
             _settle(database)
 
-    def public_half(self, ref: bytes) -> bytes:
+    def public_half(self, ref: bytes, request: str | None = None) -> bytes:
         """Give the public half of a subject's key, published when the subject is first met.
 
+        A request that is named is noted as being about them: nothing else says so without being opened.
         Raises: ErasedSubjectError where they were erased.
         """
-        query = "select half from public_halves where ref = ?"
         with self._opened() as database:
-            row = database.execute(query, (ref,)).fetchone()
-        if row is not None:
-            return bytes(row[0])
-        found = self.keys_for([ref])
-        if ref not in found:
-            raise ErasedSubjectError("the data subject was erased: nothing more is stored of them")
-        half = public_half_of(found[ref])
-        with self._opened() as database:
-            # Not for one who was erased in between: the tombstone is looked at in the same statement.
-            database.execute(
-                "insert or ignore into public_halves select ref, ? from subjects"
-                " where ref = ? and state = 'live'",
-                (half, ref),
-            )
-            database.commit()
+            row = database.execute("select half from public_halves where ref = ?", (ref,)).fetchone()
+            half = bytes(row[0]) if row else self._published(database, ref)
+            if request is not None:
+                # Not for one who was erased in between: the tombstone is looked at in the same statement.
+                live = "select ?, ref from subjects where ref = ? and state = 'live'"
+                database.execute(f"insert or ignore into requests {live}", (request, ref))
+                database.commit()
         return half
 
-    def attach_request(self, request: str, ref: bytes) -> None:
-        """Note whom a request is about, once: nothing else says so without being opened."""
-        with self._opened() as database:
-            database.execute("insert or ignore into requests values (?, ?)", (request, ref))
-            database.commit()
+    def _published(self, database: sqlite3.Connection, ref: bytes) -> bytes:
+        """Derive a public half and keep it; a subject who was never met gets a key first."""
+        found = self._wrapped(database, [ref])
+        if not found:
+            self._insert(database, [ref])
+            found = self._wrapped(database, [ref])
+        wrapped = found[ref]
+        if wrapped is None:
+            raise ErasedSubjectError("the data subject was erased: nothing more is stored of them")
+        half = public_half_of(self._unwrapped({ref: wrapped})[ref])
+        kept = (
+            "insert or ignore into public_halves select ref, ? from subjects where ref = ? and state = 'live'"
+        )
+        database.execute(kept, (half, ref))
+        database.commit()
+        return half
 
     def subject_of_request(self, request: str) -> bytes | None:
         """Give the reference of whom a request is about; None for one that is unknown, or was let go."""

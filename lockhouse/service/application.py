@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
-from lockhouse.service import captures, health, ingest, pages, tables, tokens, trail
+from lockhouse.service import captures, health, ingest, pages, tables, tokens, trail, validations
 from lockhouse.service.doorkeeper import Doorkeeper, Meter
 from lockhouse.service.limits import Buckets
 from lockhouse.service.problems import Problem, add_handlers
@@ -16,8 +16,8 @@ from orchestration.resources import Platform
 
 _HERE = Path(__file__).parent
 _ABOUT = """
-Login events and packet captures: in, masked, queried, and given back to whoever may have them. Every request
-is in the audit trail before its answer leaves.
+Login events, packet captures and identity validations: in, masked, queried, and given back to whoever may have
+them. Every request is in the audit trail before its answer leaves.
 """
 # Guesses of a secret or password, from one address for one name.
 ATTEMPTS_PER_MINUTE = 10
@@ -39,7 +39,7 @@ def make_application(platform: Platform, is_secure: bool = False) -> FastAPI:
     application.state.is_secure = is_secure
     application.state.buckets = Buckets(platform.settings.service_requests_per_minute)
     application.state.attempts = Buckets(ATTEMPTS_PER_MINUTE)
-    for room in (health, tokens, captures, ingest, tables, trail, pages):
+    for room in (health, tokens, captures, ingest, validations, tables, trail, pages):
         application.include_router(room.router)
     application.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     add_handlers(application)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stores.validations.handles import Handle
 from stores.validations.request_journal import RequestJournal, RequestMark
 from stores.validations.request_keys import Registrar
-from transforms.errors import ConflictError
+from transforms.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class ValidationIntake:
     ) -> str:
         """Accept a change: only what it brings is sealed. Gives the change's id.
 
-        Raises: MissingError, GoneError; ConflictError for a change of nothing.
+        Raises: MissingError, GoneError; UsageError for a change of nothing.
         """
         if not changed and not removed:
-            raise ConflictError("the change is empty: name at least one field")
+            raise UsageError("the change is empty: name at least one field")
         self._journal.find(tenant, validation)
         half = self._registrar.public_half(tenant, validation)
         sealed = self._keys.encrypt(half, tenant, validation, changed)

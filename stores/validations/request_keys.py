@@ -28,11 +28,8 @@ class Registrar:
 
         Raises: ErasedSubjectError where the subject was erased.
         """
-        subjects = self._subjects_of(tenant)
         ref = subject_ref(self._keys_of(tenant).identity_key("subject"), self._domain, username)
-        half = subjects.public_half(ref)
-        subjects.attach_request(validation, ref)
-        return half
+        return self._subjects_of(tenant).public_half(ref, validation)
 
     def public_half(self, tenant: str, validation: str) -> bytes:
         """Give the public half for a request that is known.

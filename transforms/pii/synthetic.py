@@ -72,7 +72,7 @@ def synthetic_value(declared: Field, dice: random.Random) -> Any:  # noqa: ANN40
 def canary_values(contract: Contract, seed: int, count: int) -> list[str]:
     """Make values that look like each personal text field of a contract in turn, all different."""
     dice = random.Random(seed)  # noqa: S311 - to be recognised, not to be kept secret
-    personal = [one for one in contract.fields if one.is_personal and _is_telling(one)]
+    personal = [one for one in contract.fields if one.is_personal and is_telling(one)]
     values: dict[str, None] = {}
     while len(values) < count:
         declared = personal[len(values) % len(personal)]
@@ -81,7 +81,7 @@ def canary_values(contract: Contract, seed: int, count: int) -> list[str]:
     return list(values)
 
 
-def _is_telling(declared: Field) -> bool:
+def is_telling(declared: Field) -> bool:
     """Whether a value says by itself whose it is: a country is kept readable, a date comes up by chance."""
     kept = any(output.strategy == "keep" for output in declared.outputs)
     return declared.logical_type == "string" and declared.format != "date" and not kept

@@ -68,7 +68,7 @@ select
     address_country,
     count(*) as validations,
     count(distinct username_token) as people,
-    count_if(decision = 'accepted') as accepted,
+    cast(count_if(decision = 'accepted') as bigint) as accepted,
     count_if(decision = 'accepted') / count(*) as approval_rate,
     cast(median(milliseconds_to_decision) as bigint) as median_milliseconds,
     cast(quantile_cont(milliseconds_to_decision, 0.95) as bigint) as slow_milliseconds
