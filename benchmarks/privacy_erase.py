@@ -37,7 +37,7 @@ from transforms.errors import ErasedSubjectError
 from transforms.tables import masked_table, raw_table
 
 CONTRACT = load_contract("logins")
-DAYS, DELIVERIES = 5, 10
+DELIVERIES = 10
 FIRST = datetime(2026, 3, 2, 6, tzinfo=UTC)
 
 
@@ -71,21 +71,21 @@ def write_delivery(path: Path, ids: list[str], rows: int, seed: int) -> None:
     path.write_text("".join(lines))
 
 
-def make_lake(folder: Path, ids: list[str], rows: int) -> tuple[Platform, Path]:
+def make_lake(folder: Path, ids: list[str], rows: int, days: int) -> tuple[Platform, Path]:
     """Take in the logins; give the platform in order, and a copy of the masked table as it arrived."""
     clock = Clock()
     resources.now = clock  # type: ignore[assignment]
     platform = Platform(Settings(home=folder / "home"))
     platform.create_home("bench")
-    for number in range(DAYS * DELIVERIES):
+    for number in range(days * DELIVERIES):
         day, hour = divmod(number, DELIVERIES)
         clock.at = FIRST + timedelta(days=day, hours=hour)
-        write_delivery(folder / "in", ids, rows // (DAYS * DELIVERIES), number)
+        write_delivery(folder / "in", ids, rows // (days * DELIVERIES), number)
         for batch in platform.landing.copy_in("logins", "default", [folder / "in"]):
             platform.intake.seal_batch(batch.id, CONTRACT)
             platform.intake.mask_batch(batch.id, CONTRACT)
             platform.intake.finish_batch(batch.id)
-    clock.at = FIRST + timedelta(days=DAYS)
+    clock.at = FIRST + timedelta(days=days)
     unsorted = folder / "unsorted"
     shutil.copytree(platform.tables.path("default", masked_table(CONTRACT).key), unsorted)
     platform.maintenance.keep_up(CONTRACT, clock.at.date())
@@ -179,12 +179,12 @@ def check_backup(platform: Platform, backup: Path, ref: bytes) -> None:
     raise AssertionError("the key is still there")
 
 
-def report(subjects: int, rows: int) -> dict[str, Any]:
+def report(subjects: int, rows: int, days: int) -> dict[str, Any]:
     """Make the lake, measure, and put the figures together."""
     ids = people(subjects)
     with tempfile.TemporaryDirectory(prefix="lockhouse-bench-") as name:
         folder = Path(name)
-        platform, unsorted = make_lake(folder, ids, rows)
+        platform, unsorted = make_lake(folder, ids, rows, days)
         raced = race_table(platform, unsorted, ids[0], folder)
         whole = erase(platform, ids[1], folder)
     ratios = {
@@ -196,6 +196,7 @@ def report(subjects: int, rows: int) -> dict[str, Any]:
         "ratios": ratios,
         "subjects": subjects,
         "rows": rows,
+        "days": days,
         "one table": raced,
         "whole": whole,
         "checked": True,
@@ -207,9 +208,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog=Path(__file__).name)
     parser.add_argument("--subjects", type=int, default=20_000, help="people")
     parser.add_argument("--rows", type=int, default=200_000, help="logins")
+    parser.add_argument("--days", type=int, default=5, help="days on which they logged in")
     parser.add_argument("--json", action="store_true", help="one object instead of the table")
     options = parser.parse_args()
-    found = report(options.subjects, options.rows)
+    found = report(options.subjects, options.rows, options.days)
     if options.json:
         print(json.dumps(found))
         return

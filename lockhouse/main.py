@@ -43,7 +43,7 @@ COMMANDS = {
     "leaks": "leaks",
     "audit": "audit",
     "keys": "keys",
-    "tenant": "setup",
+    "tenant": "tenant",
     "user": "access",
     "client": "access",
     "role": "access",

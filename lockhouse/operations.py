@@ -33,6 +33,8 @@ from transforms.pii.siv import encrypt_column
 if TYPE_CHECKING:
     from stores.leaks import LeakReport
 
+# What can still be done in a tenant that was off-boarded: its trail outlives it.
+_OUTLIVING = frozenset({Right.READ_AUDIT, Right.OPERATE})
 _ENTRY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -81,7 +83,7 @@ class Caller:
 
         Raises: RefusedError where nothing does, or the token's scopes leave it out.
         """
-        tenant = self.known_tenant()
+        tenant = self._named_tenant() if right in _OUTLIVING else self.known_tenant()
         if self.scopes is not None and right not in self.scopes:
             raise RefusedError(f"the token lacks the scope {right}")
         return self.platform.access.authorise(self.principal, right, tenant, on_device)
@@ -89,7 +91,7 @@ class Caller:
     def record(self, action: Action, outcome: Outcome, **parameters: str | int | None) -> None:
         """Write an entry; it is durable when this returns."""
         self.platform.audit.record(
-            self.known_tenant(), self.principal, action, outcome, **{**self.marks, **parameters}
+            self._named_tenant(), self.principal, action, outcome, **{**self.marks, **parameters}
         )
         self.entries += 1
 
@@ -99,22 +101,18 @@ class Caller:
         return keyed_digest(key, text.encode(errors="surrogateescape")).hex()
 
     def known_tenant(self) -> str:
-        """Give the tenant's name. Raises: UsageError where it is not registered."""
+        """Give the tenant's name. Raises: UsageError where it is not registered, or was off-boarded."""
         if checked_tenant(self.tenant) not in self.platform.access.tenants():
+            ended_at = self.platform.access.ended_tenants().get(self.tenant)
+            if ended_at:
+                raise UsageError(f"the tenant {self.tenant} was off-boarded on {ended_at[:10]}")
             raise UsageError(f"no tenant {self.tenant}: `lockhouse tenant list` shows them")
         return self.tenant
 
-
-def add_tenant(caller: Caller, name: str) -> bool:
-    """Register a tenant and make its keys; give whether it is new."""
-    with caller.permitted(Right.OPERATE, Action.TENANT_ADDED, name=checked_tenant(name)):
-        return caller.platform.add_tenant(name, caller.principal)
-
-
-def list_tenants(caller: Caller) -> list[str]:
-    """Give the names of all tenants."""
-    with caller.permitted(Right.OPERATE, Action.TENANTS_LISTED):
-        return caller.platform.access.tenants()
+    def _named_tenant(self) -> str:
+        """Give the tenant's name, that of an off-boarded one as well."""
+        is_ended = self.tenant in self.platform.access.ended_tenants()
+        return self.tenant if is_ended else self.known_tenant()
 
 
 def list_tables(caller: Caller) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`init` and `tenant`: making a home, and the tenants in it."""
+"""`init`: making a home."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lockhouse.main import caller_of, json_option, platform_of
-from lockhouse.output import note, program, show_json, show_table
+from lockhouse.main import json_option, platform_of
+from lockhouse.output import note, program, show_json
 
 if TYPE_CHECKING:
     from orchestration.resources import Platform
@@ -66,38 +66,3 @@ def load_home(home: Path | None) -> Path:
     from stores.settings import load_settings
 
     return load_settings(home).home
-
-
-@click.group("tenant", short_help="Add and list tenants.")
-def tenant_command() -> None:
-    """Tenants: each has keys, tables and an audit trail of its own."""
-
-
-@tenant_command.command("add")
-@click.argument("name")
-@json_option
-@click.pass_obj
-def tenant_add(home: Path | None, name: str, as_json: bool) -> None:
-    """Register a tenant and make its keys."""
-    from lockhouse.operations import add_tenant
-
-    created = add_tenant(caller_of(home, "default"), name)
-    if as_json:
-        show_json({"tenant": name, "created": created})
-    else:
-        note(f"{'Added' if created else 'Found'} the tenant {name}")
-        note(f"Next: {program()} ingest logins FILE --tenant {name}")
-
-
-@tenant_command.command("list")
-@json_option
-@click.pass_obj
-def tenant_list(home: Path | None, as_json: bool) -> None:
-    """List the tenants."""
-    from lockhouse.operations import list_tenants
-
-    names = list_tenants(caller_of(home, "default"))
-    if as_json:
-        show_json({"tenants": names})
-    else:
-        show_table(["tenant"], [[name] for name in names])

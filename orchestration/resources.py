@@ -38,6 +38,7 @@ from stores.landing import Landing
 from stores.ledger import Ledger
 from stores.maintenance import Maintenance
 from stores.marts import Marts
+from stores.offboarding import Offboarding, OffboardingStores, ServedRows
 from stores.outbox import Outbox
 from stores.publishing import Publishing
 from stores.queue import Queue
@@ -180,9 +181,7 @@ class Platform:
     @cached_property
     def publishing(self) -> Publishing:
         """The way of masked logins to PostgreSQL."""
-        url = read_address(self.settings)
-        served = UserLogins(url, describe_columns(load_contract("logins"))) if url else None
-        return Publishing(self.home, self.tables, self.ledger, served)
+        return Publishing(self.home, self.tables, self.ledger, self._user_logins())
 
     def queue(self, source: str, tenant: str) -> Queue:
         """Give the queue of a source and tenant: SQS where its URL is set, else the embedded one."""
@@ -263,12 +262,16 @@ class Platform:
             RegistryCopy(self.devices(tenant), self.database),
             self.validations.subject_requests(tenant),
         ]
-        url = read_address(self.settings)
-        if url:
-            served = UserLogins(url, describe_columns(load_contract("logins")))
+        served = self._user_logins()
+        if served:
             count, delete = partial(served.count_tokens, tenant), partial(served.delete_tokens, tenant)
-            copies.append(TokenCopy("served.user_logins", count, delete))
+            copies.append(TokenCopy(SERVED, count, delete))
         return copies
+
+    def _user_logins(self) -> UserLogins | None:
+        """Give the served logins, where a PostgreSQL is set."""
+        url = read_address(self.settings)
+        return UserLogins(url, describe_columns(load_contract("logins"))) if url else None
 
     def subject_access(self, tenant: str) -> SubjectAccess:
         """Give who gathers everything about a tenant's data subjects."""
@@ -303,6 +306,26 @@ class Platform:
                 ErasureScan(self.home, tenant),
                 Certificates(tenant, self.home, self.tables, self.audit, self.provider, now, horizon),
                 self.data_subjects(tenant),
+            )
+        )
+
+    def offboarding(self, tenant: str) -> Offboarding:
+        """Give the end of a tenant."""
+        served = self._user_logins()
+        beside = [ServedRows("validations", partial(self.validations.delete_tenant, tenant))]
+        return Offboarding(
+            OffboardingStores(
+                tenant,
+                self.home,
+                self.tables,
+                self.provider,
+                self.database,
+                self.landing,
+                self.outbox,
+                lambda: self.kept_exports(tenant),
+                [*beside, *([ServedRows(SERVED, partial(served.delete_tenant, tenant))] if served else [])],
+                self.audit,
+                now,
             )
         )
 
@@ -349,8 +372,8 @@ class Platform:
 
     def add_tenant(self, tenant: str, principal: str) -> bool:
         """Register a tenant with keys of its own, once and audited; give whether it is new."""
-        create_tenant_keys(checked_tenant(tenant), self.provider)
-        is_new = self.access.add_tenant(tenant)
+        is_new = self.access.add_tenant(checked_tenant(tenant))
+        create_tenant_keys(tenant, self.provider)
         if is_new:
             self.audit.record(tenant, principal, Action.TENANT_ADDED, Outcome.DONE)
         return is_new
@@ -377,3 +400,4 @@ class Platform:
 
 
 DEFAULT_TENANT = "default"
+SERVED = "served.user_logins"

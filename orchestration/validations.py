@@ -116,7 +116,20 @@ class Validations:
             self.high,
             self.completions,
             databases,
+            self.discard,
         )
+
+    def delete_tenant(self, tenant: str) -> int:
+        """Delete what both stores and the queues have of a tenant; give how many rows went."""
+        self.discard(f'"tenant":"{tenant}"')
+        return self.low.delete_tenant(tenant) + self.high.delete_tenant(tenant)
+
+    def discard(self, part: str) -> None:
+        """Take the events with a text in them out of the queues; those of SQS are their owner's to delete."""
+        for service in LISTENERS:
+            queue = self.queue(service)
+            if isinstance(queue, EmbeddedQueue):
+                queue.discard(part)
 
     def gather(self, tenant: str, subject: Subject) -> list[dict[str, Any]]:
         """Give everything that the validations have of a subject, in clear."""

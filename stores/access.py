@@ -34,12 +34,23 @@ class Access:
         )
 
     def add_tenant(self, tenant: str) -> bool:
-        """Register a tenant; give whether it is new."""
+        """Register a tenant; give whether it is new.
+
+        Raises: UsageError where one of that name was off-boarded: its trail and certificate bear the name.
+        """
+        if tenant in self.ended_tenants():
+            raise UsageError(f"the tenant {tenant} was off-boarded for good: take another name")
         return self._insert_once(TENANTS, {"name": tenant, "created_at": self._now()}, {"name": tenant})
 
     def tenants(self) -> list[str]:
-        """Give the registered tenants, sorted."""
-        return [row["name"] for row in self._database.rows(sa.select(TENANTS.c.name).order_by(TENANTS.c.name))]
+        """Give the registered tenants, sorted; those that were off-boarded are none."""
+        chosen = sa.select(TENANTS.c.name).where(TENANTS.c.ended_at.is_(None))
+        return [row["name"] for row in self._database.rows(chosen.order_by(TENANTS.c.name))]
+
+    def ended_tenants(self) -> dict[str, str]:
+        """Give the tenants that were off-boarded, each with the time of it."""
+        chosen = sa.select(TENANTS.c.name, TENANTS.c.ended_at).where(TENANTS.c.ended_at.is_not(None))
+        return {row["name"]: row["ended_at"] for row in self._database.rows(chosen.order_by(TENANTS.c.name))}
 
     def assign(self, principal: str, role: Role, tenant: str = EVERY_TENANT) -> bool:
         """Give a principal a role in a tenant; give whether that is new."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 from stores.devices import UNASSIGNED, Device, Devices, Kind
 from stores.keys import TenantKeys
 from stores.landing import SHARED, Batch
-from stores.ledger import Counts, Ledger
+from stores.ledger import Counts, Delivery, Ledger
 from stores.quarantine import Quarantine
 from stores.sealing import Sealer
 from stores.tables import Commit, Tables
@@ -36,6 +36,8 @@ from transforms.tables import TIME, TableSpec
 
 # Blocks of so many plain bytes are committed together, as a multiple of the batch's chunk size.
 _CHUNKS_AT_ONCE = 8
+# Files whose digests are looked up together: few enough that what was read is still in memory.
+_LOOKED_UP, _LOOKED_UP_BYTES = 256, 64 << 20
 # Sealed blocks; a copy of all of them would cost as much as sealing them.
 _LARGE_BYTES = 1 << 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -158,8 +160,10 @@ class BatchSealing:
         self._known: dict[str, Device] = {}
         self._subject_keys: dict[tuple[str, int], tuple[bytes, bytes | None]] = {}
         self._digests: dict[int, bytes] = {}
+        self._counted: dict[int, int] = {}
         self._chunk = Chunk(0)
         self._limit = _CHUNKS_AT_ONCE * batch.chunk_bytes
+        self._block_key = sealer.keys.identity_key("block")
 
     def run(self, keep: Callable[[int, pa.Table], None]) -> None:
         """Take every file that is new; count the others as duplicates, whole.
@@ -171,18 +175,24 @@ class BatchSealing:
         if self._batch.devices:
             refs = {self._registry.ref(name) for name in self._batch.devices if name != SHARED}
             self._known = {device.id: device for device in self._registry.listing(list(refs))}
-        for number, path, _ in self._batch.files():
-            with path.open("rb") as opened:
-                self._digests[number] = delivery_digest(key, hashlib.file_digest(opened, "sha256").digest())
-            first = self._ledger.deliver(self._batch, self._digests[number], number)
-            if (first.batch_id, first.file) != (self._batch.id, number):
-                rows = first.rows or 1
-                # Negative numbers stand for whole files, beside the chunks.
-                self._ledger.add_chunk(self._batch.id, -1 - number, Counts(rows=rows, duplicates=rows))
-                continue
-            device = self._batch.devices[number] if self._batch.devices else UNASSIGNED
-            self._read(FileTally(number, device, self._digests[number], path.stat().st_size), path)
+        for files in _together(self._batch.files()):
+            digests = {number: delivery_digest(key, _sha256(path)) for number, path in files.items()}
+            self._digests |= digests
+            for number, first in self._ledger.deliver(self._batch, digests).items():
+                if (first.batch_id, first.file) == (self._batch.id, number):
+                    device = self._batch.devices[number] if self._batch.devices else UNASSIGNED
+                    path = files[number]
+                    self._read(FileTally(number, device, digests[number], path.stat().st_size), path)
+                else:
+                    self._count_duplicate(number, first)
         self._commit()
+
+    def _count_duplicate(self, number: int, first: Delivery) -> None:
+        """Count a file that came before, whole: in another batch, or earlier in this one."""
+        is_ours = first.batch_id == self._batch.id
+        rows = (self._counted[first.file] if is_ours else first.rows) or 1
+        # Negative numbers stand for whole files, beside the chunks.
+        self._ledger.add_chunk(self._batch.id, -1 - number, Counts(rows=rows, duplicates=rows))
 
     def _read(self, file: FileTally, path: Path) -> None:
         with path.open("rb") as opened:
@@ -202,7 +212,7 @@ class BatchSealing:
                     place = Fault(file.number, file.packets, part.offset, part.reason, part.rest)
                     self._chunk.faults.append(place)
         self._chunk.files.append(file)
-        self._ledger.count_delivery(self._batch.id, file.number, file.packets + (file.damage is not None))
+        self._counted[file.number] = file.packets + (file.damage is not None)
 
     def _take(self, file: FileTally, packets: Packets) -> None:
         """Seal packets for whom they belong to, and mask them."""
@@ -284,7 +294,7 @@ class BatchSealing:
             return
         blocks = list(cut_blocks(packets))
         numbers = range(file.blocks, file.blocks + len(blocks))
-        ids = numbered_event_ids(self._sealer.keys.identity_key("block"), file.digest, numbers).to_list()
+        ids = numbered_event_ids(self._block_key, file.digest, numbers).to_list()
         file.blocks += len(blocks)
         file.stored += len(packets)
         sealed = self._sealer.seal_for_subjects(
@@ -313,6 +323,9 @@ class BatchSealing:
             self._tables.append(batch.tenant, CAPTURE_BLOCKS, self._block_rows(chunk), commit)
         if chunk.files:
             self._tables.append(batch.tenant, CAPTURE_FILES, self._file_rows(chunk), commit)
+        self._ledger.count_deliveries(
+            batch.id, {file.number: self._counted[file.number] for file in chunk.files}
+        )
         faults = len(chunk.faults)
         counts = Counts(
             rows=chunk.packets + faults,
@@ -385,6 +398,25 @@ class BatchSealing:
             CAPTURE_FILES.key, "side_blocks", [content], [key], [record_id]
         )
         return sealed
+
+
+def _together(files: Sequence[tuple[int, Path, str]]) -> Iterator[dict[int, Path]]:
+    """Give files by their numbers, small ones many at a time: each group is looked up at once."""
+    group: dict[int, Path] = {}
+    size = 0
+    for number, path, _ in files:
+        group[number] = path
+        size += path.stat().st_size
+        if size >= _LOOKED_UP_BYTES or len(group) == _LOOKED_UP:
+            yield group
+            group, size = {}, 0
+    if group:
+        yield group
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def _rows_of(spec: TableSpec, rows: Sequence[Mapping[str, object]]) -> pa.Table:

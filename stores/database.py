@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 METADATA = MetaData()
 HEAD = "v001"  # the newest migration
 
+# `ending` is what an off-boarded tenant held, written down before the first of it went.
 TENANTS = sa.Table(
-    "tenants", METADATA, Column("name", Text, primary_key=True), Column("created_at", Text, nullable=False)
+    "tenants",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Text, nullable=False),
+    Column("ended_at", Text),
+    Column("ending", Text),
 )
 
 PRINCIPALS = sa.Table(
@@ -292,6 +298,7 @@ VALIDATION_EVENTS = sa.Table(
     "validation_events",
     METADATA,
     Column("number", Integer, primary_key=True),
+    Column("tenant", Text, nullable=False),
     Column("message", Text, nullable=False),
 )
 

@@ -9,6 +9,7 @@ Source: the Delta transaction protocol, "Add File" and "Per-file Statistics".
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -204,8 +205,24 @@ def _mostly_distinct(rows: pa.Table) -> Iterator[str]:
     for field in rows.schema:
         if pa.types.is_large_string(field.type):
             sample = rows[field.name].slice(0, _SAMPLE_ROWS)
-            if pc.count_distinct(sample).as_py() > len(sample) // 2 > 0:
+            met = pc.count_distinct(sample).as_py()
+            if estimate_distinct(met, len(sample)) > rows.num_rows // 2 > 0:
                 yield field.name
+
+
+def estimate_distinct(met: int, looked_at: int) -> float:
+    """Estimate how many distinct values there are in all from those among some; equally frequent ones.
+
+    Of n values, looking m times meets n (1 - e^(-m/n)). That rises with n: the n is found by halving.
+    """
+    if met >= looked_at:
+        return math.inf
+    low, high = float(met), float(met * looked_at)
+    while high - low > max(1e-3 * low, 1e-6):
+        middle = (low + high) / 2
+        expected = -middle * math.expm1(-looked_at / middle)
+        low, high = (middle, high) if expected < met else (low, middle)
+    return high
 
 
 def _partition_texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -132,7 +132,7 @@ class Intake:
         key = TenantKeys(batch.tenant, self._provider).identity_key("delivery")
         for file, path, _ in batch.files():
             deliveries[file] = delivery_digest(key, _sha256(path))
-            first = self._ledger.deliver(batch, deliveries[file], file)
+            first = self._ledger.deliver(batch, {file: deliveries[file]})[file]
             if (first.batch_id, first.file) != (batch.id, file):
                 rows = first.rows or _count_records(path)
                 # Negative numbers stand for whole files, beside the chunks.
@@ -143,7 +143,7 @@ class Intake:
                 for piece in read_records(stream):
                     rows += len(piece.payloads) + (piece.damage is not None)
                     yield file, piece
-            self._ledger.count_delivery(batch.id, file, rows)
+            self._ledger.count_deliveries(batch.id, {file: rows})
 
     def _seal_chunk(
         self,

@@ -5,7 +5,7 @@ Each fact is written once under its own key, so that writing it again after a cr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -179,28 +179,33 @@ class Ledger:
         minutes = max((self._clock() - since).total_seconds() / 60, 1 / 60)
         return Pace(round(sum(row["accepted"] for row in rows) / minutes, 1), max(lags, default=None))
 
-    def deliver(self, batch: Batch, digest: bytes, file: int) -> Delivery:
-        """Write down a delivered file, once; give who brought it first."""
-        key = sa.and_(
-            DELIVERIES.c.tenant == batch.tenant,
-            DELIVERIES.c.source == batch.source,
-            DELIVERIES.c.digest == digest,
-        )
-        query = sa.select(DELIVERIES.c.batch_id, DELIVERIES.c.file, DELIVERIES.c.rows).where(key)
+    def deliver(self, batch: Batch, digests: Mapping[int, bytes]) -> dict[int, Delivery]:
+        """Write down delivered files by their numbers in the batch, each once; give who brought them first."""
+        key = DELIVERIES.c.tenant == batch.tenant, DELIVERIES.c.source == batch.source
+        names = [DELIVERIES.c[name] for name in ("digest", "batch_id", "file", "rows")]
+        query = sa.select(*names).where(*key, DELIVERIES.c.digest.in_(list(digests.values())))
+        place = {"tenant": batch.tenant, "source": batch.source}
         with self._database.begin() as connection:
-            found = connection.execute(query).first()
-            if found is None:
-                delivery = Delivery(batch.id, file, 0)
-                names = {"tenant": batch.tenant, "source": batch.source, "digest": digest}
-                connection.execute(DELIVERIES.insert().values(**names, **asdict(delivery)))
-                return delivery
-            return Delivery(found.batch_id, found.file, found.rows)
+            rows = connection.execute(query)
+            found = {row.digest: Delivery(row.batch_id, row.file, row.rows) for row in rows}
+            fresh: dict[bytes, Delivery] = {}
+            for number, digest in digests.items():
+                if digest not in found:
+                    fresh.setdefault(digest, Delivery(batch.id, number, 0))
+            if fresh:
+                entries = [{**place, "digest": digest, **asdict(one)} for digest, one in fresh.items()]
+                connection.execute(DELIVERIES.insert(), entries)
+        known = found | fresh
+        return {number: known[digest] for number, digest in digests.items()}
 
-    def count_delivery(self, batch_id: str, file: int, rows: int) -> None:
-        """Note how many records a delivered file had."""
+    def count_deliveries(self, batch_id: str, rows: Mapping[int, int]) -> None:
+        """Note how many records delivered files had, by their numbers in the batch."""
+        if not rows:
+            return
+        place = DELIVERIES.c.batch_id == batch_id, DELIVERIES.c.file == sa.bindparam("number")
+        change = sa.update(DELIVERIES).where(*place).values(rows=sa.bindparam("count"))
         with self._database.begin() as connection:
-            key = sa.and_(DELIVERIES.c.batch_id == batch_id, DELIVERIES.c.file == file)
-            connection.execute(sa.update(DELIVERIES).where(key).values(rows=rows))
+            connection.execute(change, [{"number": number, "count": count} for number, count in rows.items()])
 
     def _entry(self, batch: Batch) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 
 from pydantic import Field
@@ -208,8 +209,12 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def adopt_environment(settings: Settings) -> None:
-    """Make this process work in the home: Dagster and temporary files look at the environment."""
+    """Make this process, and those that it starts, work in the home, and leave no core dump behind.
+
+    Dagster and temporary files look at the environment. A dump would hold keys and readable values.
+    """
     os.environ.update(child_environment(settings))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def local_user() -> str:

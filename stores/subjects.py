@@ -46,12 +46,22 @@ create index if not exists requests_of_a_subject on requests (ref);
 """
 
 
+def key_files(folder: Path, tenant: str) -> list[Path]:
+    """Give the files of a tenant's key table that are there: the database and what SQLite has beside it."""
+    database = _database(folder, tenant)
+    return [path for path in folder.glob(f"{database.name}*") if path.is_file()]
+
+
+def _database(folder: Path, tenant: str) -> Path:
+    return folder / f"{tenant}.subjects.db"
+
+
 class SubjectKeys:
     """The key table of one tenant, in an SQLite file of its own."""
 
     def __init__(self, folder: Path, keys: TenantKeys) -> None:
         """Remember where the file lies; it is made on first use."""
-        self._path = folder / f"{keys.tenant}.subjects.db"
+        self._path = _database(folder, keys.tenant)
         self._keys = keys
         self._day_keys: dict[date, bytes] = {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ ZONES = ("raw", "quarantine", "masked", "curated", "vault")
 # How long a batch may be retried; after that its mark leaves the log (decision 20).
 _RETRY_WINDOW = "interval 45 days"
 _MAX_COMMIT_RETRIES = 100
+# A file system's clock may move in steps; none that we know of in longer ones.
+_SETTLED_NS = 2_000_000_000
 # Longer than anybody reads one version without a lock.
 VACUUM_HOURS = 24
 
@@ -101,7 +104,7 @@ class Tables:
         # By folder, its number on disk and its last cut: a table that was made anew is another one, and
         # what was read before a log was cut short must not be built on.
         self._written: dict[tuple[Path, int, int], DeltaTable] = {}
-        self._listed: dict[tuple[Path, int, int], tuple[DeltaTable, int, pl.DataFrame]] = {}
+        self._listed: dict[tuple[Path, int, int], tuple[DeltaTable, int, pl.DataFrame, int | None]] = {}
         self._listing = threading.Lock()
 
     def path(self, tenant: str, key: str) -> Path:
@@ -234,17 +237,21 @@ class Tables:
         path = self.path(tenant, key)
         place = path, (path / "_delta_log").stat().st_ino, self._last_cut(tenant, key)
         with self._listing:
+            changed_ns = _changed_ns(path / "_delta_log")
             known = self._listed.get(place)
             if known is None:
                 table = DeltaTable(str(path))
             else:
-                table, version, files = known
+                table, version, files, seen_ns = known
+                if seen_ns is not None and seen_ns == changed_ns:
+                    return files
                 table.update_incremental()
                 if table.version() == version:
+                    self._listed[place] = table, version, files, changed_ns
                     return files
             actions = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
             files = actions.with_columns(path=pl.lit(f"{path}/") + pl.col("path"))
-            self._listed[place] = table, table.version(), files
+            self._listed[place] = table, table.version(), files, changed_ns
             return files
 
     def files(self, tenant: str, key: str) -> tuple[str, ...]:
@@ -419,6 +426,12 @@ class Tables:
             merge_files(table, folder, spec, commit.written_at_ms, properties, _upkeep())
             table.create_checkpoint()
             table.cleanup_metadata()
+
+
+def _changed_ns(log: Path) -> int | None:
+    """Tell when a log was last changed; None so soon afterwards that one more change could bear that time."""
+    changed_ns = log.stat().st_mtime_ns
+    return changed_ns if time.time_ns() - changed_ns > _SETTLED_NS else None
 
 
 def cut_log(log: Path, version: int) -> None:

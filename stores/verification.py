@@ -1,6 +1,6 @@
-"""Holding an erasure certificate against a home, or a copy of one, without a key and offline.
+"""Holding a certificate against a home, or a copy of one, without a key and offline.
 
-What is checked, and all of it has to hold:
+What is checked of an erasure's, and all of it has to hold:
 
 - the certificate is byte for byte as it was signed, by the key that is given or that the home keeps;
 - the audit trail is whole, had the certificate's head where it says, and has an entry with its digest;
@@ -9,6 +9,9 @@ What is checked, and all of it has to hold:
 - no file of the home outside landing and keys holds a pseudonym of the subject: texts are decoded and
   compared by fingerprint, columns and headers of references are read;
 - where the key tables are in the copy, the subject has a tombstone there and no key.
+
+Of a tenant's end: the same of certificate and trail; nothing of the tenant lies where its tables, exports,
+deliveries and keys were; no file outside keys holds a token that was made with one of its keys.
 """
 
 from __future__ import annotations
@@ -31,13 +34,18 @@ from stores.home import Home
 from stores.kept_exports import subjects_in
 from stores.leaks import scan_with
 from stores.row_removal import mark_file
+from stores.subjects import key_files
 from transforms.audit import Action, Checkpoint, Entry, first_bad, verify_checkpoint
 from transforms.errors import AuditError, CertificateError
 from transforms.privacy.certificates import (
+    ERASURE,
+    OFFBOARDING,
     Fingerprints,
     PseudonymMatcher,
+    TokenMatcher,
     digest_certificate,
     fingerprints_of,
+    form_of,
     read_certificate,
 )
 
@@ -72,15 +80,19 @@ def verify_certificate(home: Home, certificate: Path, public_key: str | None = N
     verdict = Verification()
     try:
         content = certificate.read_bytes()
-        key = _public_key(home, public_key)
-        body = read_certificate(content, key)
+        key, form = _public_key(home, public_key), form_of(content)
+        body = read_certificate(content, key, OFFBOARDING if form == OFFBOARDING else ERASURE)
     except (CertificateError, OSError) as error:
         reason = str(error) if isinstance(error, CertificateError) else "a file could not be read"
         verdict.problems.append(reason)
         return verdict
+    verdict.problems += _trail_problems(home, body, digest_certificate(content), key)
+    if form == OFFBOARDING:
+        verdict.request = certificate.stem
+        verdict.problems += _left_of_tenant(home, body, verdict)
+        return verdict
     verdict.request = body["request"]
     prints = fingerprints_of(body["fingerprints"])
-    verdict.problems += _trail_problems(home, body, digest_certificate(content), key)
     verdict.problems += _file_problems(home, body)
     verdict.problems += _pseudonym_problems(home, body["tenant"], prints, verdict)
     verdict.problems += _key_problems(home, body["tenant"], prints, verdict)
@@ -191,6 +203,22 @@ def _pseudonym_problems(home: Home, tenant: str, prints: Fingerprints, verdict: 
     for path in sorted((home.exports / tenant).rglob("*")):
         if path.is_file() and any(prints.has_ref(one) for one in subjects_in(path)):
             yield f"the file {path.relative_to(home.root)} holds a piece of the subject's"
+
+
+def _left_of_tenant(home: Home, body: Mapping[str, Any], verdict: Verification) -> Iterator[str]:
+    """Look for what an off-boarded tenant had: its places, and tokens of its keys anywhere else."""
+    tenant = body["tenant"]
+    named = [home.lake / tenant, home.exports / tenant, *home.landing.glob(f"*/{tenant}")]
+    for path in [*named, *key_files(home.keys, tenant)]:
+        if path.exists():
+            yield f"{path.relative_to(home.root)} is there again"
+    verdict.keys = "none of the tenant's"
+    report = scan_with(home.root, TokenMatcher(body["heads"]), exclude=places_left_out(home, tenant))
+    verdict.files = report.files
+    for hit in report.hits:
+        yield f"the file {hit.file} holds a token of the tenant ({hit.place})"
+    for missed in report.unreadable:
+        yield f"the file {missed.file} could not be looked into ({missed.reason})"
 
 
 def _references(path: Path) -> set[bytes]:

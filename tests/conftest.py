@@ -16,7 +16,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -238,3 +238,26 @@ def eve(monkeypatch: pytest.MonkeyPatch) -> str:
     """Make this process somebody who holds no role in any home."""
     monkeypatch.setattr("stores.settings.local_user", lambda: "eve")
     return "eve"
+
+
+@contextmanager
+def with_contracts(folder: Path, **texts: str) -> Iterator[Path]:
+    """Let the deployment have more contracts, by source; `folder` is where all of them are put."""
+    from stores import contracts, specs
+
+    folder.mkdir()
+    for path in contracts.FOLDER.glob("*.yaml"):
+        (folder / path.name).write_text(path.read_text())
+    for source, text in texts.items():
+        (folder / f"{source}.yaml").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contracts, "FOLDER", folder)
+        specs.every_table.cache_clear()
+        yield folder
+    specs.every_table.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def contracts_beside() -> Callable[..., AbstractContextManager[Path]]:
+    """More contracts beside the deployment's: `with contracts_beside(folder, signups=text):`."""
+    return with_contracts

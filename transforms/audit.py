@@ -23,6 +23,7 @@ class Action(StrEnum):
     HOME_CREATED = "home:keyring:created"
     TENANT_ADDED = "tenant:keys:created"
     TENANTS_LISTED = "tenant:names:listed"
+    TENANT_ENDED = "tenant:keys:destroyed"
     ROLE_ASSIGNED = "access:role:assigned"
     ROLE_WITHDRAWN = "access:role:withdrawn"
     ACCESS_LISTED = "access:registry:listed"

@@ -21,7 +21,7 @@ class EventOutbox:
 
     def add(self, connection: sa.Connection, event: Event) -> None:
         """Write an event in the transaction of what it tells."""
-        connection.execute(self._table.insert().values(message=encode_event(event)))
+        connection.execute(self._table.insert().values(tenant=event.tenant, message=encode_event(event)))
 
     def waiting(self) -> list[tuple[int, str]]:
         """Give some messages by their numbers, the oldest first."""
@@ -32,3 +32,14 @@ class EventOutbox:
         """Forget messages that are on the queues of everybody whom they go to."""
         with self._database.begin() as connection:
             connection.execute(sa.delete(self._table).where(self._table.c.number.in_(numbers)))
+
+
+def delete_rows(database: Database, tables: sa.MetaData, tenant: str) -> int:
+    """Delete the rows of a tenant in every table of a store; give how many went."""
+    with database.begin() as connection:
+        gone = sum(
+            connection.execute(sa.delete(table).where(table.c.tenant == tenant)).rowcount
+            for table in tables.sorted_tables
+        )
+    database.settle()
+    return gone

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Integer, LargeBinary, MetaData, Text
 
 from stores.database import Database
-from stores.validations.event_outbox import EventOutbox
+from stores.validations.event_outbox import EventOutbox, delete_rows
 from transforms.validations.events import Event, moment_of
 
 METADATA = MetaData()
@@ -48,6 +48,7 @@ EVENTS = sa.Table(
     "events",
     METADATA,
     Column("number", Integer, primary_key=True),
+    Column("tenant", Text, nullable=False),
     Column("message", Text, nullable=False),
 )
 FIELDS = tuple(one.name for one in RECORDS.columns if isinstance(one.type, LargeBinary))
@@ -107,6 +108,10 @@ class HighStore:
                 connection.execute(DELETIONS.insert().values(tenant=tenant, id=validation, deleted=deleted))
                 if event is not None:
                     self.outbox.add(connection, event)
+
+    def delete_tenant(self, tenant: str) -> int:
+        """Delete everything of a tenant, events on their way and what is left of deletions too."""
+        return delete_rows(self.database, METADATA, tenant)
 
     def get(self, tenant: str, validation: str) -> SealedRecord | None:
         """Give a record, sealed as it is; None where nothing is there."""

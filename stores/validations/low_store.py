@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Integer, MetaData, Text
 
 from stores.database import Database
-from stores.validations.event_outbox import EventOutbox
+from stores.validations.event_outbox import EventOutbox, delete_rows
 from transforms.validations.events import Event, moment_of
 
 METADATA = MetaData()
@@ -44,6 +44,7 @@ EVENTS = sa.Table(
     "events",
     METADATA,
     Column("number", Integer, primary_key=True),
+    Column("tenant", Text, nullable=False),
     Column("message", Text, nullable=False),
 )
 
@@ -122,6 +123,10 @@ class LowStore:
             ):
                 row = {"tenant": tenant, "id": validation, "deleted": deleted}
                 connection.execute(DELETIONS.insert().values(**row, decision=kept if keeps_decision else None))
+
+    def delete_tenant(self, tenant: str) -> int:
+        """Delete everything of a tenant, events on their way and what is left of deletions too."""
+        return delete_rows(self.database, METADATA, tenant)
 
     def get(self, tenant: str, validation: str) -> DecisionRecord | None:
         """Give what was decided; None where nothing is there."""

@@ -70,12 +70,12 @@ class RequestFiles:
             counts, deliveries = Counts(), dict[int, bytes]()
             for file, path, _ in batch.files():
                 deliveries[file] = delivery_digest(self._keys.identity_key("delivery"), _sha256(path))
-                known = self._ledger.deliver(batch, deliveries[file], file)
+                known = self._ledger.deliver(batch, {file: deliveries[file]})[file]
                 if (known.batch_id, known.file) != (batch.id, file):
                     counts += Counts(rows=known.rows, duplicates=known.rows)
                     continue
                 one = self._take_file(batch, file, path, deliveries, contract, clock)
-                self._ledger.count_delivery(batch.id, file, one.rows)
+                self._ledger.count_deliveries(batch.id, {file: one.rows})
                 counts += one
             self._intake.relay()
             self._landing.discard_files(batch)

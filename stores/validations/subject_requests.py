@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -32,11 +32,15 @@ class SubjectRequests:
         high: HighStore,
         completions: Completions,
         databases: Sequence[Database],
+        discard: Callable[[str], object],
     ) -> None:
-        """Remember the places, and the databases that are settled when something was erased."""
+        """Remember the places, and the databases that are settled when something was erased.
+
+        `discard` takes the events with a text in them out of the queues.
+        """
         self._tenant, self._subjects, self._journal = tenant, subjects, journal
         self._low, self._high, self._completions = low, high, completions
-        self._databases = databases
+        self._databases, self._discard = databases, discard
 
     def gather(self, subject: Subject, disclosure: Disclosure, keys: RequestKeys) -> Iterator[dict[str, Any]]:
         """Give the requests of a subject that are there, opened, with what was decided."""
@@ -70,6 +74,7 @@ class SubjectRequests:
             self._low.delete(self._tenant, validation, deleted)
             self._high.delete(self._tenant, validation, deleted, None)
             self._completions.forget(self._tenant, validation)
+            self._discard(validation)
         for database in self._databases if found else ():
             database.settle()
         self._subjects.detach_requests(found)

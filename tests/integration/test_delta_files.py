@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ import pytest
 from deltalake import DeltaTable
 
 from stores import delta_files
+from stores.delta_files import estimate_distinct, write_parts
 from stores.tables import Commit, Tables
 from transforms.tables import Column, TableSpec
 
@@ -196,3 +198,25 @@ def test_readers_of_an_older_version_keep_their_files(tables: Tables):
         for number in range(3, 9):
             append(tables, str(number), rows(10, first=10 * number))
         assert table.collect().height == 30
+
+
+@pytest.mark.parametrize("distinct", [1, 2, 100, 2_000, 10_000, 50_000])
+def test_distinct_values_are_estimated_from_some(distinct: int):
+    met = len(set(np.random.default_rng(distinct).integers(0, distinct, 4_096).tolist()))
+    assert estimate_distinct(met, 4_096) == pytest.approx(distinct, rel=0.3)
+
+
+def test_a_column_of_which_nothing_repeats_may_be_distinct_in_all():
+    assert estimate_distinct(4_096, 4_096) == float("inf")
+    assert estimate_distinct(0, 0) == float("inf")
+
+
+def test_what_repeats_in_the_whole_is_stored_once(tmp_path: Path):
+    """Tokens of 10,000 devices hardly repeat among the first 4,096 rows, and ten times in the file."""
+    devices = np.random.default_rng(1).integers(0, 10_000, 100_000).tolist()
+    tokens = [f"AQECAwQ{device:040d}" for device in devices]
+    rows = pa.table({"token": pa.array(tokens, pa.large_string())})
+    path = tmp_path / write_parts(tmp_path, SPEC, [rows], {}, "part", adds_rows=True).path
+    column = pq.read_metadata(path).row_group(0).column(0)
+    assert column.has_dictionary_page
+    assert pq.read_table(path)["token"].to_pylist() == tokens

@@ -415,7 +415,7 @@ STEPS: list[tuple[type, str, int]] = [
     (Ledger, "enter", 1),
     (Ledger, "deliver", 1),
     (Ledger, "deliver", 2),
-    (Ledger, "count_delivery", 1),
+    (Ledger, "count_deliveries", 1),
     (SubjectKeys, "keys_for", 1),
     (SubjectKeys, "keys_for", 2),
     (Quarantine, "add", 1),

@@ -559,6 +559,23 @@ def test_an_erasure_takes_every_request_of_a_person_and_nothing_of_anybody_else(
     assert json.loads(certificate.read_text())["body"]["copies"]["validations"] == 3
 
 
+def test_the_end_of_a_tenant_takes_its_validations_and_no_other(world: World):
+    world.platform.add_tenant("acme", "tester")
+    mine = world.submit()
+    validations = world.validations
+    theirs = validations.intake.submit("acme", PERSON, "username").validation
+    world.work()
+    validations.intake.delete("acme", theirs)
+    validations.intake.submit("acme", PERSON, "username")
+    world.platform.offboarding("acme").complete("tester")
+    for path in world.platform.home.root.rglob("*.db"):
+        with sqlite3.connect(path) as database:
+            assert not [line for line in database.iterdump() if theirs in line], path.name
+    queues = [validations.queue(service).depth().visible for service in LISTENERS]
+    assert queues == [0, 0, 0]
+    assert world.outcome(mine)[0][:2] == ("fulfilled", "accepted")
+
+
 def test_access_shows_the_requests_of_a_person_in_clear(world: World):
     validation = world.submit(0)
     world.submit(1)

@@ -1,7 +1,8 @@
 """The vault: a contract of its own, through intake, reveal and erasure."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from lockhouse.operations import Caller
 from lockhouse.reveal_operations import open_column
 from orchestration.resources import Platform
-from stores import contracts, specs
+from stores import contracts
 from stores.settings import Settings
 from stores.specs import every_table
 from stores.tables import Commit
@@ -63,19 +64,10 @@ SHARED = "family@example.org"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, contracts_beside: Callable[..., AbstractContextManager[Path]]) -> Iterator[Path]:
     """The deployment's contracts, with one of the test's own beside them."""
-    place = tmp_path / "contracts"
-    place.mkdir()
-    for path in contracts.FOLDER.glob("*.yaml"):
-        (place / path.name).write_text(path.read_text())
-    (place / "signups.yaml").write_text(TEXT)
-    load, names = contracts.load_contracts, ("stores.specs", "stores.erasure_plan", "stores.erasure_places")
-    for name in (*names, "stores.data_subjects", "stores.subject_access", "lockhouse.operations"):
-        monkeypatch.setattr(f"{name}.load_contracts", lambda: load(place))
-    specs.every_table.cache_clear()
-    yield place
-    specs.every_table.cache_clear()
+    with contracts_beside(tmp_path / "contracts", signups=TEXT) as place:
+        yield place
 
 
 class SignUps:

@@ -1,6 +1,7 @@
 """The lake's store: written once, replaced exactly, silent about people in its logs, cleaned up safely."""
 
 import json
+import os
 import threading
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -365,3 +366,16 @@ def test_dates_partition_the_files(tables: Tables):
     tables.append("default", MASKED, rows(MASKED, 1), commit("a"))
     (file,) = data_files(tables)
     assert f"received_date={date(2026, 11, 21)}" in str(file)
+
+
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_a_list_of_files_is_never_older_than_the_last_commit(tables: Tables, is_settled: bool):
+    """Whether the log was changed just now, when times cannot be trusted, or long ago."""
+    log = tables.path("default", MASKED.key) / "_delta_log"
+    for number in range(1, 5):
+        tables.append("default", MASKED, rows(MASKED, 3, batch=f"b{number}"), commit(f"b{number}"))
+        if is_settled:
+            os.utime(log, ns=(number, number))
+        for _ in range(3):
+            with tables.reading_files("default", MASKED.key) as files:
+                assert files["num_records"].sum() == 3 * number

@@ -1,6 +1,6 @@
-"""The erasure certificate: what was destroyed and deleted, signed, and how it is read again.
+"""Certificates of what was destroyed and deleted, of a data subject or of a whole tenant: signed, read again.
 
-The file is JSON, written in one way only, so that no byte of it can change unnoticed. It names the
+The file is JSON, written in one way only, so that no byte of it can change unnoticed. It names an
 erased subject by keyed and salted digests: whoever has a copy of the home can look whether a pseudonym
 of theirs is still in it, and learns nothing else.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ from transforms.errors import AuditError, CertificateError
 from transforms.pii.ciphers import sha256_hex, sign, signing_public_key, verify_signature
 from transforms.pii.siv import HEAD_CHARACTERS
 
-FORMAT = "lockhouse-erasure-certificate-1"
+ERASURE = "lockhouse-erasure-certificate-1"
+OFFBOARDING = "lockhouse-offboarding-certificate-1"
 # Version and key id, 5 bytes, fix the first six characters of a token.
 _FIXED_CHARACTERS = 6
 _HEX_REF = re.compile(rb"(?=([0-9a-f]{32}))")
@@ -74,6 +76,29 @@ def fingerprints_of(record: Mapping[str, Any]) -> Fingerprints:
     return Fingerprints(record["salt"], tuple(record["heads"]), tokens, refs)
 
 
+def token_head(key_id: bytes) -> str:
+    """Give the characters with which every token of a key begins.
+
+    >>> token_head(bytes.fromhex("01020304"))
+    'AQECAw'
+    """
+    return b64encode(b"\x01" + key_id, altchars=b"-_").decode()[:_FIXED_CHARACTERS]
+
+
+class TokenMatcher:
+    """Finds every token of some keys, whatever it stands for; `heads` are what those tokens begin with."""
+
+    def __init__(self, heads: Sequence[str]) -> None:
+        """Prepare the search."""
+        rest = HEAD_CHARACTERS - _FIXED_CHARACTERS
+        begins = b"|".join(re.escape(head.encode()) for head in heads)
+        self._tokens = re.compile(rb"(?:" + begins + rb")[A-Za-z0-9_-]{%d}" % rest) if heads else None
+
+    def find(self, content: bytes) -> list[int]:
+        """Give [0] where such a token stands in some bytes, else nothing."""
+        return [0] if self._tokens is not None and self._tokens.search(content) else []
+
+
 class PseudonymMatcher:
     """Finds an erased subject's tokens, and references written in hexadecimal, knowing only fingerprints."""
 
@@ -97,12 +122,12 @@ class PseudonymMatcher:
         return []
 
 
-def write_certificate(body: Mapping[str, Any], private_key: bytes) -> bytes:
+def write_certificate(body: Mapping[str, Any], private_key: bytes, form: str = ERASURE) -> bytes:
     """Sign what was done and write it down, in the one way in which it is read again."""
-    signature = sign(private_key, _message(body)).hex()
+    signature = sign(private_key, _message(body, form)).hex()
     return _written(
         {
-            "format": FORMAT,
+            "format": form,
             "body": dict(body),
             "public_key": signing_public_key(private_key).hex(),
             "signature": signature,
@@ -110,8 +135,16 @@ def write_certificate(body: Mapping[str, Any], private_key: bytes) -> bytes:
     )
 
 
-def read_certificate(content: bytes, public_key: bytes) -> dict[str, Any]:
-    """Give what a certificate says.
+def form_of(content: bytes) -> str:
+    """Give the form that a certificate claims to have; nothing of it is verified yet."""
+    try:
+        return str(json.loads(content)["format"])
+    except (ValueError, TypeError, KeyError):
+        return ERASURE
+
+
+def read_certificate(content: bytes, public_key: bytes, form: str = ERASURE) -> dict[str, Any]:
+    """Give what a certificate of a form says.
 
     Raises: CertificateError where a byte of it was changed, or another key signed it.
     """
@@ -122,15 +155,15 @@ def read_certificate(content: bytes, public_key: bytes) -> dict[str, Any]:
             bytes.fromhex(read["signature"]),
             bytes.fromhex(read["public_key"]),
         )
-        is_exact = _written(read) == content and read["format"] == FORMAT and set(read) == _PARTS
+        is_exact = _written(read) == content and read["format"] == form and set(read) == _PARTS
     except (ValueError, TypeError, KeyError):
-        raise CertificateError("that is no certificate of an erasure, or it was altered") from None
+        raise CertificateError("that is no certificate, or it was altered") from None
     if not is_exact:
         raise CertificateError("the certificate is not as it was written: it was altered")
     if named != public_key:
         raise CertificateError("the certificate names another key than the home's: it is not of this home")
     try:
-        verify_signature(public_key, signature, _message(body))
+        verify_signature(public_key, signature, _message(body, form))
     except AuditError:
         raise CertificateError("the certificate's signature does not hold: it was altered") from None
     found: dict[str, Any] = body
@@ -157,8 +190,8 @@ def sum_up(tables: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 _PARTS = {"format", "body", "public_key", "signature"}
 
 
-def _message(body: Mapping[str, Any]) -> bytes:
-    return f"{FORMAT}\n{canonical_json(body)}".encode()
+def _message(body: Mapping[str, Any], form: str) -> bytes:
+    return f"{form}\n{canonical_json(body)}".encode()
 
 
 def _written(certificate: Mapping[str, Any]) -> bytes:

@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import Column, Integer, Text
 
 revision = "v001"
-down_revision = "s001"
+down_revision = "0004"
 
 
 def upgrade() -> None:
@@ -26,6 +26,7 @@ def upgrade() -> None:
     op.create_table(
         "validation_events",
         Column("number", Integer, primary_key=True),
+        Column("tenant", Text, nullable=False),
         Column("message", Text, nullable=False),
     )
     op.create_table(

@@ -29,6 +29,7 @@ def upgrade() -> None:
     op.create_table(
         "events",
         Column("number", Integer, primary_key=True),
+        Column("tenant", Text, nullable=False),
         Column("message", Text, nullable=False),
     )
 
