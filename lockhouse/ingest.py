@@ -168,6 +168,8 @@ def _tell(result: dict[str, Any], source: str, device: str | None, tenant: str, 
         f"{result['accepted']:,} accepted, "
         f"{result['quarantined']:,} quarantined, {result['duplicates']:,} duplicates"
     )
+    if result.get("decided"):
+        note(f"{result['decided']:,} decisions are in the lake now")
     if result["resumed"]:
         note(f"{result['resumed']} batch(es) of an interrupted run were completed first")
     if result["unknown"]:

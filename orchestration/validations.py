@@ -5,6 +5,7 @@ Like the composition root, it knows no Dagster.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -147,8 +148,17 @@ class Validations:
 
     def migrate(self) -> None:
         """Make the tables of both stores, or bring them to this release."""
-        LowStore.database_at(*self._low_address()).migrate()
-        HighStore.database_at(*self._high_address()).migrate()
+        for database in (
+            LowStore.database_at(*self._low_address()),
+            HighStore.database_at(*self._high_address()),
+        ):
+            database.migrate()
+            database.close()
+
+    def close(self) -> None:
+        """Give back the connections to both stores."""
+        for store in (self.low, self.high, self._low_reader, self._high_reader):
+            store.database.close()
 
     def queue(self, service: Service) -> Queue:
         """Give the queue of the events that a service listens to."""
@@ -234,9 +244,10 @@ LISTENERS = tuple(SUBSCRIPTIONS)
 
 def _address(url: str | None, file: Path | None, setting: str) -> str | None:
     """Give a store's address, from the file where one is named: it may hold a password."""
-    if file is None:
-        return url
-    try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise UsageError(f"{setting} cannot be read: {error.strerror}") from None
+    if file is not None:
+        try:
+            url = file.read_text().strip()
+        except OSError as error:
+            raise UsageError(f"{setting} cannot be read: {error.strerror}") from None
+    # Of PostgreSQL's drivers we have the one that SQLAlchemy does not take by itself.
+    return re.sub("^postgres(ql)?://", "postgresql+psycopg://", url) if url else None

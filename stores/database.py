@@ -400,6 +400,10 @@ class Database:
             self._reading.connection = borrowed
         return self._reading.connection
 
+    def close(self) -> None:
+        """Give back every connection that is at rest; the next use takes new ones."""
+        self._engine.dispose()
+
     def settle(self) -> None:
         """Write SQLite's log back and cut it to nothing: an old page there would still hold what went."""
         if self.url.startswith("sqlite"):

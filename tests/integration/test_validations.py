@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ from stores.validations.event_worker import EventWorker
 from stores.validations.request_journal import RequestMark
 from transforms.errors import ConflictError, ErasedSubjectError, GoneError, MissingError
 from transforms.validations.events import decode_event
-from transforms.validations.matrix import Service
+from transforms.validations.matrix import Asset, Service
 
 START = datetime(2026, 11, 21, 7, tzinfo=UTC)
 PERSON = {
@@ -264,6 +265,49 @@ def test_a_message_that_is_no_event_becomes_a_dead_letter_and_holds_nobody_up(wo
     assert world.outcome(validation)[0][:2] == ("fulfilled", "accepted")
     assert queue.depth().dead == 1
     assert all("nonsense" not in one for one in world.told)
+
+
+def test_what_is_past_its_retention_is_deleted(world: World):
+    old = world.submit(0)
+    world.work()
+    world.time += timedelta(days=200)
+    young = world.submit(1)
+    world.work()
+    upkeep, end = world.platform.validation_upkeep, world.time + timedelta(days=170)
+    assert upkeep.keep_up([TENANT], end) == 1
+    assert upkeep.keep_up([TENANT], end) == 0
+    world.work()
+    assert world.outcome(old) == ["gone"]
+    assert world.outcome(young)[0][:2] == ("fulfilled", "accepted")
+
+
+def test_both_stores_can_be_databases_elsewhere(pristine: Path, tmp_path: Path, postgres_server: str):
+    """Two databases of PostgreSQL: who may only read has a connection that can do no more."""
+    import psycopg
+
+    urls = []
+    for name in ("low", "high"):
+        database = f"{name}{os.getpid()}"
+        with psycopg.connect(postgres_server.format("postgres"), autocommit=True) as connection:
+            connection.execute(f"create database {database}")
+        urls.append(postgres_server.format(database))
+    secret = tmp_path / "high-url"
+    secret.write_text(urls[1] + "\n")
+    home = Path(shutil.copytree(pristine, tmp_path / "home"))
+    world = World(home, low_store_url=urls[0], high_store_url_file=secret)
+    world.validations.migrate()
+    validations = play(world)
+    world.work()
+    first, second, third = world.outcome(*validations)
+    assert (first[1], second, third[1]) == ("rejected", "gone", "accepted")
+    with sqlite3.connect(home / "validations" / "low.db") as embedded:
+        assert embedded.execute("select count(*) from decisions").fetchone() == (0,)
+    reader = world.validations._target(Service.DISCLOSURE, Asset.HIGH)
+    with pytest.raises(sa.exc.InternalError, match="read-only"), reader.database.begin() as connection:
+        connection.exec_driver_sql("delete from records")
+    erase(world, 2)
+    assert world.outcome(validations[2]) == ["gone"]
+    world.validations.close()
 
 
 # -- in any order, any number of times ------------------------------------------------------------

@@ -10,7 +10,9 @@ from starlette.testclient import TestClient
 
 from orchestration.resources import Platform
 from stores.contracts import load_contract
+from stores.leaks import default_exclusions, scan
 from transforms.pii.siv import encrypt_column
+from transforms.pii.synthetic import canary_values, is_telling
 from transforms.validations.matrix import SUBSCRIPTIONS
 
 GOOD = {
@@ -231,3 +233,33 @@ def test_a_disclosure_is_in_the_trail_before_and_after(asked: TestClient, house:
     assert [allowed.outcome, done.outcome] == ["allowed", "done"]
     assert {allowed.action, done.action} == {"validations:data:disclosed"}
     assert json.loads(done.parameters)["purpose"] == "case 7"
+
+
+def test_nothing_that_was_sent_by_any_route_can_be_read_in_the_home(
+    asked: TestClient, house: Any, headers: dict[str, str]
+):
+    contract = load_contract("validations")
+    telling = [one.name for one in contract.fields if one.is_personal and is_telling(one)]
+    canaries = canary_values(contract, 11, len(telling) * 3)
+    sets = [dict(zip(telling, canaries[len(telling) * at :], strict=False)) for at in range(3)]
+    first, second, third = sets
+    body = {**GOOD, **first, "document_type": "passport"}
+    key = {"Idempotency-Key": second["username"]}
+    answers = [submit(asked, headers, body, **key)]
+    path = f"/v1/validations/{answers[0].json()['validation']}"
+    work(house)
+    changed = {name: value for name, value in second.items() if name != "username"}
+    answers += [
+        asked.patch(path, json=changed, headers=headers),
+        asked.patch(path, json={"username": third["username"]}, headers=headers),
+        asked.patch(path, json={**third, "date_of_birth": third["full_name"]}, headers=headers),
+        submit(asked, headers, {**body, **third}, **key),
+        submit(asked, headers, {**body, third["full_name"]: third["phone_number"]}),
+        *(asked.get(f"/v1/validations/{value}", headers=headers) for value in third.values()),
+        *(asked.get(f"/v1/validations?q={value}", headers=headers) for value in third.values()),
+        asked.delete(path, headers=headers),
+    ]
+    work(house)
+    assert [value for value in canaries for answer in answers if value in answer.text] == []
+    report = scan(house.platform.home.root, canaries, exclude=default_exclusions(house.platform.home))
+    assert ([(one.file, one.place) for one in report.hits], report.unreadable) == ([], [])
