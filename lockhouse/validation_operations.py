@@ -136,6 +136,14 @@ def consume_events(
         return done
 
 
+def redrive_events(caller: Caller, services: Sequence[Service]) -> int:
+    """Put the dead letters of services back on their queues; give how many."""
+    with caller.permitted(Right.OPERATE, Action.QUEUE_REDRIVEN, services=",".join(services)):
+        moved = sum(caller.platform.validations.queue(one).redrive() for one in services)
+        caller.results["messages"] = moved
+        return moved
+
+
 def work_events(
     platform: Platform,
     services: Sequence[Service],

@@ -6,6 +6,7 @@ Like the composition root, it knows no Dagster.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -64,7 +65,8 @@ class Validations:
     def __init__(self, around: Surroundings) -> None:
         """Remember the surroundings; nothing is opened yet."""
         self._around = around
-        self._queues: dict[Service, Queue] = {}
+        # A connection to an embedded queue is its thread's alone.
+        self._opened = threading.local()
 
     @cached_property
     def journal(self) -> RequestJournal:
@@ -162,9 +164,10 @@ class Validations:
 
     def queue(self, service: Service) -> Queue:
         """Give the queue of the events that a service listens to."""
-        if service not in self._queues:
-            self._queues[service] = self._opened_queue(service)
-        return self._queues[service]
+        queues: dict[Service, Queue] = self._opened.__dict__.setdefault("queues", {})
+        if service not in queues:
+            queues[service] = self._opened_queue(service)
+        return queues[service]
 
     def _consumer(self, service: Service) -> Consumer:
         if service is Service.VALIDATOR:
@@ -232,7 +235,12 @@ class Validations:
         ages = dict(
             one.strip().split("=", 1) for one in chosen.validation_minimum_ages.split(",") if "=" in one
         )
-        return int(ages.get(tenant, chosen.validation_minimum_age))
+        try:
+            return int(ages.get(tenant, chosen.validation_minimum_age))
+        except ValueError:
+            raise UsageError(
+                "validation_minimum_ages holds an age that is no number: acme=16,other=21"
+            ) from None
 
     def _keeps_decisions(self, tenant: str) -> bool:
         named = {one.strip() for one in self._around.settings.validation_keep_decisions.split(",")}

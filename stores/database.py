@@ -300,6 +300,7 @@ VALIDATION_EVENTS = sa.Table(
     Column("number", Integer, primary_key=True),
     Column("tenant", Text, nullable=False),
     Column("message", Text, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 # Which events analytics has met of a change, and the batch that took its record to the lake.

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from stores.home import Home
 from stores.locks import shared
@@ -18,6 +21,8 @@ from transforms.validations.events import Event, decode_event
 from transforms.validations.matrix import Service
 
 _AT_ONCE = 100
+# How often queues are looked at when nothing comes: ever less often, as long as nothing does.
+_SHORTEST_S, _LONGEST_S = 0.02, 0.4
 
 
 class Consumer(Protocol):
@@ -50,9 +55,9 @@ class EventWorker:
         self.service, self.handled = service, Handled()
         self._consumer, self._queue, self._home, self._tell = consumer, queue, home, tell
 
-    def work(self, wait_s: float = 0) -> int:
-        """Handle some events, waiting for the first as long as told; give how many came."""
-        messages = self._queue.receive(_AT_ONCE, wait_s)
+    def work(self) -> int:
+        """Handle the events that wait, some at a time; give how many came."""
+        messages = self._queue.receive(_AT_ONCE, 0)
         done = [message for message in messages if self._has_handled(message)]
         # Also without an event: what a killed process left in the outbox goes out.
         self._consumer.flush()
@@ -62,16 +67,33 @@ class EventWorker:
         self.handled.failures += len(messages) - len(done)
         return len(messages)
 
+    def work_on(self) -> int:
+        """Work, and go on where a store or a queue does not answer: nothing is lost, and it is tried again."""
+        try:
+            return self.work()
+        except _OUTAGES as error:
+            self._tell(f"{self.service}: {_reason(error)}; it is tried again")
+            return 0
+
     def _has_handled(self, message: Message) -> bool:
         try:
             event = decode_event(message.body)
             # An erasure that goes on meanwhile has the tenant alone, and finds nothing half done.
             with shared(self._home.tenant_lock(event.tenant)):
                 self._consumer.handle(event)
-        except LockhouseError as error:
-            self._tell(f"{self.service}: an event was put off: {error}")
+        except _OUTAGES as error:
+            self._tell(f"{self.service}: an event was put off: {_reason(error)}")
             return False
         return True
+
+
+# What a store, a queue or the tenant's lock may raise that is over some day.
+_OUTAGES = (SQLAlchemyError, OSError, LockhouseError)
+
+
+def _reason(error: BaseException) -> str:
+    """Say what went wrong: our own errors never quote a value, of any other only the kind is told."""
+    return str(error) if isinstance(error, LockhouseError) else type(error).__name__
 
 
 def run_workers(
@@ -82,20 +104,17 @@ def run_workers(
 ) -> None:
     """Run consumers in turn until told to stop, or until nothing came for so many seconds.
 
-    `relay` brings what the gateway left in its outbox to the queues. One alone waits at its queue; several
-    look at theirs in turn.
+    `relay` brings what the gateway left in its outbox to the queues.
     """
-    last = time.monotonic()
+    last, pause = time.monotonic(), _SHORTEST_S
     while not is_stopped():
-        relay()
-        came = sum(worker.work() for worker in workers)
-        if came:
-            last = time.monotonic()
+        with suppress(*_OUTAGES):
+            # What stays in the outbox goes out the next time.
+            relay()
+        if sum(worker.work_on() for worker in workers):
+            last, pause = time.monotonic(), _SHORTEST_S
         elif until_idle_s is not None and time.monotonic() - last >= until_idle_s:
             return
         else:
-            time.sleep(_PAUSE_S)
-
-
-# How often queues are looked at when nothing comes.
-_PAUSE_S = 0.05
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_S)

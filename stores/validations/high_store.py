@@ -50,6 +50,7 @@ EVENTS = sa.Table(
     Column("number", Integer, primary_key=True),
     Column("tenant", Text, nullable=False),
     Column("message", Text, nullable=False),
+    sqlite_autoincrement=True,
 )
 FIELDS = tuple(one.name for one in RECORDS.columns if isinstance(one.type, LargeBinary))
 

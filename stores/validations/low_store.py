@@ -46,6 +46,7 @@ EVENTS = sa.Table(
     Column("number", Integer, primary_key=True),
     Column("tenant", Text, nullable=False),
     Column("message", Text, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 PENDING, FULFILLED = "pending", "fulfilled"

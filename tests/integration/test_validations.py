@@ -6,6 +6,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from stores.landing import Landing
 from stores.leaks import default_exclusions, scan, scan_with
 from stores.outbox import FORGET_VALIDATION, MATERIALISE, Outbox
 from stores.settings import Settings
-from stores.validations.event_worker import EventWorker
+from stores.validations.event_worker import EventWorker, run_workers
 from stores.validations.request_journal import RequestMark
 from transforms.errors import ConflictError, ErasedSubjectError, GoneError, MissingError
 from transforms.validations.events import decode_event
@@ -601,6 +602,63 @@ def test_an_erasure_takes_every_request_of_a_person_and_nothing_of_anybody_else(
     assert (report.hits, report.unreadable) == ([], [])
     (certificate,) = world.platform.home.certificates.rglob("*.json")
     assert json.loads(certificate.read_text())["body"]["copies"]["validations"] == 3
+
+
+def test_a_store_that_does_not_answer_holds_up_and_loses_nothing(world: World):
+    validation = world.submit()
+    workers = world.workers()
+    high = world.platform.home.validations / "high.db"
+    with sqlite3.connect(high) as database:
+        database.execute("alter table records rename to elsewhere")
+    rounds = iter([False] * 3 + [True])
+    run_workers(workers, lambda: next(rounds), None, world.validations.intake.relay)
+    assert any(one.startswith("pii-store: an event was put off: OperationalError") for one in world.told)
+    assert all(value not in one for one in world.told for value in world_values())
+    assert world.validations.disclosure.find_status(TENANT, validation).decision == "accepted"
+    with sqlite3.connect(high) as database:
+        database.execute("alter table elsewhere rename to records")
+    world.work()
+    assert world.outcome(validation)[0][:2] == ("fulfilled", "accepted")
+
+
+def test_who_closes_an_event_late_closes_no_other(world: World):
+    """Two processes relay the same events; between them the outbox was empty, and another event came."""
+    event = decode_event(
+        json.dumps(
+            {
+                "event": "DeletionRequest",
+                "version": 1,
+                "tenant": TENANT,
+                "validation": world.validations.journal.new_id(),
+                "change": world.validations.journal.new_id(),
+                "payload": {},
+            }
+        )
+    )
+    validations = world.validations
+    for store, database in (
+        (validations.journal, world.platform.database),
+        (validations.low, validations.low.database),
+        (validations.high, validations.high.database),
+    ):
+        outbox = store.outbox
+        with database.begin() as connection:
+            outbox.add(connection, event)
+        seen = [number for number, _ in outbox.waiting()]
+        outbox.close(seen)
+        with database.begin() as connection:
+            outbox.add(connection, event)
+        outbox.close(seen)
+        assert len(outbox.waiting()) == 1
+
+
+def test_many_may_submit_at_once(world: World):
+    """As a service does it: from many threads, each with a connection of its own to the queues."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda number: world.submit(number % 5, key=f"k-{number % 10}"), range(30)))
+    assert len(set(ids)) == 10
+    world.work()
+    assert [one[:2] for one in world.outcome(*sorted(set(ids)))] == [("fulfilled", "accepted")] * 10
 
 
 def test_the_end_of_a_tenant_takes_its_validations_and_no_other(world: World):

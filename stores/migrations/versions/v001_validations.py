@@ -28,6 +28,8 @@ def upgrade() -> None:
         Column("number", Integer, primary_key=True),
         Column("tenant", Text, nullable=False),
         Column("message", Text, nullable=False),
+        # A number never comes again: who closes an event cannot close another one.
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "validation_completions",
