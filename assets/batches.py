@@ -6,7 +6,7 @@ there (landing is gone), masked is rebuilt from raw exactly.
 
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,10 +18,11 @@ from pydantic import Field
 from assets.catalog import materialisation
 from assets.partitions import hour_start
 from stores.erasure_plan import subject_column
+from stores.flow import Flow
 from stores.intake import Intake
 from stores.ledger import Counts, Ledger
 from stores.tables import Commit, TableInfo, Tables
-from transforms.errors import LockhouseError, UnexpectedError
+from transforms.errors import LockhouseError, QueueError, UnexpectedError
 from transforms.pii.contracts import Contract
 from transforms.pii.guard import count_alone, quasi_identifiers
 from transforms.tables import TableSpec, masked_table, quarantine_table, raw_table
@@ -94,6 +95,33 @@ def masked_result(
         )
         told["readable values looked at together"] = dg.MetadataValue.text(", ".join(coarse))
     return told
+
+
+def flow_result(
+    flow: Callable[[str, str], Flow], ledger: Ledger, batches: Sequence[str]
+) -> dict[str, dg.MetadataValue]:
+    """Describe the way of a run's messages, and what comes behind them; nothing where files were taken."""
+    lag = ledger.lag(batches)
+    if lag is None:
+        return {}
+    told: dict[str, dg.MetadataValue] = {"seconds from sent to queryable": dg.MetadataValue.float(lag)}
+    try:
+        found = [
+            flow(*scope).measure()
+            for scope in sorted({(one["source"], one["tenant"]) for one in ledger.named(batches)})
+        ]
+    except QueueError:
+        # It is said, and the rows are good all the same.
+        return {**told, "the queue": dg.MetadataValue.text("does not answer")}
+    ages = [one.depth.oldest_s for one in found if one.depth.oldest_s is not None]
+    return {
+        **told,
+        "rows a minute": dg.MetadataValue.float(sum(one.rows_per_minute for one in found)),
+        "messages that wait": dg.MetadataValue.int(sum(one.depth.visible for one in found)),
+        "dead letters": dg.MetadataValue.int(sum(one.depth.dead for one in found)),
+        "staged bytes": dg.MetadataValue.int(max(one.staged.size_bytes for one in found)),
+        **({"age of the oldest message, s": dg.MetadataValue.float(round(max(ages), 1))} if ages else {}),
+    }
 
 
 def masked_rows(

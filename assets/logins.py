@@ -1,6 +1,6 @@
 """Login events: from landing to raw, quarantine and masked. The marts are in `curated.py`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 
@@ -10,6 +10,7 @@ from assets.batches import (
     RETRY,
     Batches,
     counts_in,
+    flow_result,
     mask_batches,
     masked_result,
     masked_rows,
@@ -20,6 +21,7 @@ from assets.catalog import contract_table, masked_lineage
 from assets.checks import check_nothing_lost, check_readable, check_specs
 from assets.partitions import HOURS
 from stores.contracts import load_contract
+from stores.flow import Flow
 from stores.intake import Intake
 from stores.ledger import Ledger
 from stores.tables import Tables
@@ -77,6 +79,7 @@ def masked_logins(
     intake: dg.ResourceParam[Intake],
     tables: dg.ResourceParam[Tables],
     ledger: dg.ResourceParam[Ledger],
+    flow: dg.ResourceParam[Callable[[str, str], Flow]],
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Replace personal values by tokens and coarse forms; check that none is readable and none lost."""
     hour = context.partition_key
@@ -85,7 +88,8 @@ def masked_logins(
         rows = masked_rows(tables, ledger, CONTRACT, config.batches, hour)
         readable = check_readable(intake, CONTRACT, rows)
         yield dg.MaterializeResult(
-            asset_key=["masked", "logins"], metadata=masked_result(tables, CONTRACT, made, rows)
+            asset_key=["masked", "logins"],
+            metadata=masked_result(tables, CONTRACT, made, rows) | flow_result(flow, ledger, config.batches),
         )
         yield readable
         yield check_nothing_lost(CONTRACT, counts_in(ledger, config.batches, made), rows.height)

@@ -53,6 +53,8 @@ def _column_schema() -> dg.TableSchema:
     partitions_def=HOURS,
     retry_policy=RETRY,
     backfill_policy=ONE_HOUR,
+    # Before the marts, which take longer and which nobody waits for by the second.
+    op_tags={"dagster/priority": "1"},
     # Without an address neither the asset nor its check comes of it; only so is a check not required.
     can_subset=True,
 )

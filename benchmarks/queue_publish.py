@@ -132,7 +132,7 @@ def run_script(queue: Queue, url: str, count: int) -> None:
 
 def run_ours(platform: Platform) -> None:
     """Receive into segments, seal, mask, commit to Delta and publish."""
-    platform.receiver("logins", "default", print).run(lambda: False, 0)
+    platform.receivers("logins", "default", print)[0].run(lambda: False, 0)
     folder = platform.landing.drop_folder("logins", "default")
     batches = [one.id for one in platform.landing.claim("logins", "default", sorted(folder.glob("queue-*")))]
     for batch in batches:

@@ -87,7 +87,8 @@ def _keyring(platform: Platform) -> Check:
 
 
 def _database(platform: Platform) -> Check:
-    return Check("database", True, f"schema {platform.database.revision()}")
+    kind = "SQLite in the home" if platform.database.is_embedded else "PostgreSQL answers"
+    return Check("database", True, f"{kind}, schema {platform.database.revision()}")
 
 
 def _contracts(platform: Platform) -> Check:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
+from contextlib import ExitStack
 from typing import Any, BinaryIO
 
 from lockhouse.operations import Caller
 from orchestration.resources import now
 from stores.contracts import load_contract
-from stores.receiver import measure_staging, receiving
+from stores.receiver import receive_from_all, receiving
 from transforms.access import Right
 from transforms.audit import Action
 from transforms.errors import UsageError
@@ -20,7 +20,6 @@ from transforms.records import read_records
 
 # What is sent at once, and so is durable together.
 _SEND_AT_ONCE = 500
-_PACE_OVER = timedelta(minutes=10)
 
 
 def send_records(caller: Caller, source: str, stream: BinaryIO) -> int:
@@ -68,9 +67,11 @@ def receive_messages(
     """
     with caller.permitted(Right.INGEST, Action.QUEUE_RECEIVED, source=_known(source)):
         platform = caller.platform
-        with receiving(platform.home, source, caller.tenant):
-            receiver = platform.receiver(source, caller.tenant, tell)
-            done = receiver.run(is_stopped, until_idle_s)
+        with ExitStack() as stack:
+            receivers = platform.receivers(source, caller.tenant, tell)
+            for one in receivers:
+                stack.enter_context(receiving(platform.home, source, caller.tenant, one.carries))
+            done = receive_from_all(receivers, is_stopped, until_idle_s)
         result = {"messages": done.messages, "segments": done.segments, "unconfirmed": done.unconfirmed}
         caller.results.update(result)
         return result
@@ -79,11 +80,10 @@ def receive_messages(
 def watch_queue(caller: Caller, source: str) -> Iterator[dict[str, Any]]:
     """Measure the queue and what lies behind it, each time that the next is asked for."""
     with caller.permitted(Right.INGEST, Action.QUEUE_COUNTED, source=_known(source)):
-        queue = caller.platform.queue(source, caller.tenant)
+        flow = caller.platform.flow(source, caller.tenant)
     while True:
-        depth = queue.depth()
-        staged = measure_staging(caller.platform.home, source)
-        pace = caller.platform.ledger.pace(source, now() - _PACE_OVER)
+        found = flow.measure()
+        depth, staged = found.depth, found.staged
         yield {
             "visible": depth.visible,
             "in_flight": depth.in_flight,
@@ -92,8 +92,8 @@ def watch_queue(caller: Caller, source: str) -> Iterator[dict[str, Any]]:
             "staged_files": staged.files,
             "staged_bytes": staged.size_bytes,
             "staged_s": round(staged.oldest_s, 1),
-            "rows_per_minute": pace.rows_per_minute,
-            "lag_s": pace.lag_s,
+            "rows_per_minute": found.rows_per_minute,
+            "lag_s": found.lag_s,
         }
 
 

@@ -141,12 +141,16 @@ def subject_verify(home: Path | None, certificate: Path, public_key: str | None,
     Example:
       lockhouse --home copy/ subject verify certificate.json --public-key 3f…
     """
-    from lockhouse.setup import load_home
+    from stores.database import Database, read_database_address
     from stores.home import Home
+    from stores.settings import load_settings
     from stores.verification import verify_certificate
 
+    settings = load_settings(home)
+    address = read_database_address(settings)
     with working("Verifying", not as_json):
-        verdict = verify_certificate(Home(load_home(home)), certificate, public_key)
+        database = Database(address) if address else None
+        verdict = verify_certificate(Home(settings.home), certificate, public_key, database)
     if as_json:
         show_json(verdict.as_record())
     else:

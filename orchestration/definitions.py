@@ -37,6 +37,7 @@ STORES = (
     "outbox",
     "tables",
     "ledger",
+    "flow",
     "landing",
     "marts",
     "audit",

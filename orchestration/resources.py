@@ -12,8 +12,10 @@ from pathlib import Path
 
 from orchestration.validations import Surroundings, Validations
 from stores.access import Access
+from stores.announced_objects import AnnouncedObjects, ObjectLimits
 from stores.approvals import Approvals
 from stores.audit import AuditTrail
+from stores.aws import s3_client, sqs_client
 from stores.capture_exports import CaptureExports
 from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
@@ -21,13 +23,14 @@ from stores.certificates import Certificates
 from stores.contracts import load_contract
 from stores.copies import Copy, ExportCopy, RegistryCopy, SeenCopy, TokenCopy
 from stores.data_subjects import DataSubjects
-from stores.database import Database
+from stores.database import Database, read_database_address
 from stores.devices import Devices
 from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.erasing import Erasing, ErasureStores
 from stores.erasure_places import ErasurePlaces
 from stores.erasure_requests import ErasureRequests
 from stores.erasure_scan import ErasureScan
+from stores.flow import Flow
 from stores.home import Home, checked_tenant
 from stores.idempotency import Idempotency
 from stores.intake import Intake
@@ -44,8 +47,8 @@ from stores.publishing import Publishing
 from stores.queue import Queue
 from stores.receiver import Receiver, ReceiverLimits
 from stores.rotation import Rotation
-from stores.settings import Settings, load_settings
-from stores.sqs import SqsLimits, SqsQueue, sqs_client
+from stores.settings import QueueSettings, Settings, load_settings
+from stores.sqs import SqsLimits, SqsQueue
 from stores.subject_access import SubjectAccess
 from stores.subjects import SubjectKeys
 from stores.tables import Tables
@@ -77,9 +80,10 @@ class Platform:
     @cached_property
     def database(self) -> Database:
         """The application database; UsageError where the home is not made yet."""
-        if self.settings.database_url is None and not self.home.database.exists():
+        address = read_database_address(self.settings)
+        if address is None and not self.home.database.exists():
             raise UsageError(f"no home at {self.home.root}: run `lockhouse init`, or give --home")
-        database = Database.at(self.home.database, self.settings.database_url)
+        database = Database.at(self.home.database, address)
         database.require()
         return database
 
@@ -183,16 +187,36 @@ class Platform:
         """The way of masked logins to PostgreSQL."""
         return Publishing(self.home, self.tables, self.ledger, self._user_logins())
 
-    def queue(self, source: str, tenant: str) -> Queue:
-        """Give the queue of a source and tenant: SQS where its URL is set, else the embedded one."""
-        chosen = self.settings
-        if chosen.queue_url is not None:
-            return SqsQueue(chosen.queue_url, SqsLimits(chosen.queue_visibility_s), lambda: sqs_client(chosen))
-        limits = QueueLimits(chosen.queue_visibility_s, chosen.queue_max_receives)
-        return EmbeddedQueue(self.home.queue(source, tenant), limits, lambda: now().timestamp())
+    @property
+    def queues(self) -> tuple[QueueSettings, ...]:
+        """The queues that messages come from: those that are listed, else that of the default tenant's logins.
 
-    def receiver(self, source: str, tenant: str, tell: Callable[[str], None]) -> Receiver:
-        """Give the receiver of a source's queue; `tell` is told what goes wrong."""
+        Raises: UsageError where two receivers would be each other's rivals.
+        """
+        listed = self.settings.queues or (QueueSettings(url=self.settings.queue_url),)
+        known = {(one.source, one.tenant, one.carries) for one in listed}
+        if len(known) < len(listed):
+            raise UsageError("queues: a source and tenant have one queue of records, and one of objects")
+        for one in listed:
+            checked_tenant(one.tenant)
+            if load_contract(one.source).origin != "producer":
+                raise UsageError(f"queues: {one.source} come by none; requests are submitted one by one")
+            if one.carries == "objects" and not (one.url and one.buckets):
+                raise UsageError(
+                    "queues: one that carries objects needs its `url`, and the `buckets` it may name"
+                )
+        return listed
+
+    def queue(self, source: str, tenant: str) -> Queue:
+        """Give the queue of a source and tenant: SQS where its URL is set, else an embedded one."""
+        return self._queue_at(self._queues_of(source, tenant)[0])
+
+    def receivers(self, source: str, tenant: str, tell: Callable[[str], None]) -> list[Receiver]:
+        """Give a receiver for each queue of a source and tenant; `tell` is told what goes wrong."""
+        return [self.receiver(one, tell) for one in self._queues_of(source, tenant)]
+
+    def receiver(self, queue: QueueSettings, tell: Callable[[str], None]) -> Receiver:
+        """Give the receiver of a queue; `tell` is told what goes wrong."""
         chosen = self.settings
         limits = ReceiverLimits(
             chosen.segment_messages,
@@ -201,7 +225,37 @@ class Platform:
             chosen.staging_limit_seconds,
             chosen.queue_visibility_s,
         )
-        return Receiver(self.home, self.queue(source, tenant), source, tenant, limits, tell)
+        objects = self._announced_objects(queue) if queue.carries == "objects" else None
+        return Receiver(self.home, self._queue_at(queue), queue.source, queue.tenant, limits, tell, objects)
+
+    def flow(self, source: str, tenant: str) -> Flow:
+        """Give who measures what is between a queue and its rows."""
+        return Flow(self.home, self.ledger, self.queue(source, tenant), (source, tenant), now)
+
+    def _queues_of(self, source: str, tenant: str) -> list[QueueSettings]:
+        # What nobody listed has an embedded queue, so that it can be tried.
+        found = [one for one in self.queues if (one.source, one.tenant) == (source, tenant)]
+        return sorted(found, key=lambda one: one.carries, reverse=True) or [
+            QueueSettings(source=source, tenant=tenant)
+        ]
+
+    def _queue_at(self, one: QueueSettings) -> Queue:
+        chosen, url = self.settings, one.url
+        if url is not None:
+            return SqsQueue(url, SqsLimits(chosen.queue_visibility_s), lambda: sqs_client(chosen))
+        limits = QueueLimits(chosen.queue_visibility_s, chosen.queue_max_receives)
+        return EmbeddedQueue(self.home.queue(one.source, one.tenant), limits, lambda: now().timestamp())
+
+    def _announced_objects(self, one: QueueSettings) -> AnnouncedObjects:
+        return AnnouncedObjects(
+            self.landing.drop_folder(one.source, one.tenant),
+            (one.source, one.tenant),
+            lambda: self.keys(one.tenant).identity_key("delivery"),
+            lambda: self.database,
+            lambda: s3_client(self.settings),
+            ObjectLimits(one.buckets, self.settings.staging_limit_bytes),
+            now,
+        )
 
     @cached_property
     def outbox(self) -> Outbox:
@@ -388,7 +442,9 @@ class Platform:
         if self.settings.passphrase_file is None:
             generate_passphrase(self.home.passphrase)
         LocalKeyring.create(self.home.keyring, read_passphrase(self.passphrase_file))
-        Database.at(self.home.database, self.settings.database_url).migrate()
+        database = Database.at(self.home.database, read_database_address(self.settings))
+        database.migrate()
+        database.close()
         self.validations.migrate()
         # Whoever makes the home operates it; nobody becomes operator by making it again.
         if self.access.is_unclaimed() and self.access.assign(principal, Role.OPERATOR):

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -13,11 +14,17 @@ from orchestration.jobs import EXPORT_CAPTURE, INGEST, batches_config, forget_va
 from stores.access import Access
 from stores.audit import AuditTrail
 from stores.landing import Batch, Landing
+from stores.ledger import Ledger, State
 from stores.outbox import EXPORT, FORGET_VALIDATION, MATERIALISE, Outbox
 from transforms.audit import Action, Outcome
 
 # A dropped file has to hold its size for so long. Dagster itself looks every five seconds.
 TICK_S = 1
+# What lands while a run is under way is taken by the next one, all at once: a second run beside it would
+# pay a run's start again, and wait for the same locks. It starts when the rows of the one before are masked,
+# while the marts are still made. One that hangs is waited for no longer than this.
+_WAITED_FOR = timedelta(minutes=3)
+_MOST_RUNS = 2
 # A batch whose run failed is asked for again after a while, each time later; the last waits an hour.
 _PATIENCE = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=20), timedelta(hours=1))
 
@@ -39,7 +46,7 @@ def _landing_sensor(source: str, described: str, *, is_dropped: bool = True) -> 
         context: dg.SensorEvaluationContext,
         landing: dg.ResourceParam[Landing],
         access: dg.ResourceParam[Access],
-        outbox: dg.ResourceParam[Outbox],
+        ledger: dg.ResourceParam[Ledger],
     ) -> dg.SensorResult:
         # An error of the file system names the file.
         with scrubbed():
@@ -47,9 +54,9 @@ def _landing_sensor(source: str, described: str, *, is_dropped: bool = True) -> 
             if is_dropped:
                 _claim(source, landing, set(access.tenants()))
             batches = landing.open_batches(source)
-            _close_asked(source, outbox)
         asked = json.loads(context.cursor or "{}")
-        due = _due(batches, asked, _running(source, context.instance), datetime.now(UTC))
+        running = _running(source, context.instance, datetime.now(UTC))
+        due = [] if _is_busy(running, ledger) else _due(batches, asked, running, datetime.now(UTC))
         return dg.SensorResult(
             run_requests=list(_requests(source, due)),
             cursor=json.dumps(_remember(batches, asked, due, datetime.now(UTC))),
@@ -76,6 +83,8 @@ def deleted_validations(
 ) -> dg.SensorResult | dg.SkipReason:
     """Wait until no batch is on its way, which could bring such a row; one run at a time does all."""
     with scrubbed():
+        # What analytics landed is among the open batches, which `landing_validations` asks runs for.
+        outbox.close_waiting(MATERIALISE, source="validations")
         waiting, coming = outbox.waiting(FORGET_VALIDATION), landing.open_batches("validations")
     if not waiting or coming:
         return dg.SkipReason("nothing is deleted, or batches are on their way")
@@ -114,11 +123,6 @@ def capture_requests(
     )
 
 
-def _close_asked(source: str, outbox: Outbox) -> None:
-    """Close what was asked for of a source: its batch is among the open ones, and stays until it is done."""
-    outbox.close_waiting(MATERIALISE, source=source)
-
-
 def _claim(source: str, landing: Landing, tenants: set[str]) -> None:
     """Claim the files of registered tenants; one without keys would fail the run of all the others."""
     for (_, tenant), paths in landing.settled([source], TICK_S).items():
@@ -126,16 +130,33 @@ def _claim(source: str, landing: Landing, tenants: set[str]) -> None:
             landing.claim(source, tenant, paths)
 
 
-def _running(source: str, instance: dg.DagsterInstance) -> set[str]:
-    """Give the batches of runs that have not ended."""
+@dataclass(frozen=True)
+class _Running:
+    """The batches of all runs that have not ended; those of each run that is young enough to wait for."""
+
+    batches: frozenset[str]
+    young: tuple[tuple[str, ...], ...]
+
+
+def _running(source: str, instance: dg.DagsterInstance, now: datetime) -> _Running:
     unfinished = [
         dg.DagsterRunStatus.QUEUED,
         dg.DagsterRunStatus.NOT_STARTED,
         dg.DagsterRunStatus.STARTING,
         dg.DagsterRunStatus.STARTED,
     ]
-    runs = instance.get_runs(dg.RunsFilter(job_name=INGEST[source].name, statuses=unfinished), limit=100)
-    return {batch for run in runs for batch in _batches_of(run.run_config)}
+    chosen = dg.RunsFilter(job_name=INGEST[source].name, statuses=unfinished)
+    records = instance.get_run_records(chosen, limit=100)
+    batches = [(one, tuple(_batches_of(one.dagster_run.run_config))) for one in records]
+    young = tuple(ids for one, ids in batches if ids and now - one.create_timestamp < _WAITED_FOR)
+    return _Running(frozenset(batch for _, ids in batches for batch in ids), young)
+
+
+def _is_busy(running: _Running, ledger: Ledger) -> bool:
+    """Tell whether a further run would only be in the way."""
+    known = [batch for ids in running.young for batch in ids]
+    masked = {one["id"] for one in ledger.named(known) if one["state"] in (State.MASKED, State.DONE)}
+    return len(running.young) >= _MOST_RUNS or not masked.issuperset(known)
 
 
 def _batches_of(run_config: object) -> list[str]:
@@ -144,7 +165,7 @@ def _batches_of(run_config: object) -> list[str]:
 
 
 def _due(
-    batches: Iterable[Batch], asked: dict[str, list[str]], running: set[str], now: datetime
+    batches: Iterable[Batch], asked: dict[str, list[str]], running: _Running, now: datetime
 ) -> list[Batch]:
     """Choose the batches to ask a run for: new ones, and those whose last run ended without them."""
     due = []
@@ -152,7 +173,7 @@ def _due(
         times = asked.get(batch.id, [])
         patience = _PATIENCE[min(len(times), len(_PATIENCE)) - 1] if times else timedelta(0)
         waited = not times or now - datetime.fromisoformat(times[-1]) >= patience
-        if batch.id not in running and waited:
+        if batch.id not in running.batches and waited:
             due.append(batch)
     return due
 

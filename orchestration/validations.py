@@ -5,7 +5,6 @@ Like the composition root, it knows no Dagster.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stores.aws import sqs_client
 from stores.contracts import load_contract
 from stores.data_subjects import Subject
 from stores.database import Database
@@ -24,7 +24,7 @@ from stores.landing import Landing
 from stores.outbox import Outbox
 from stores.queue import Queue
 from stores.settings import Settings
-from stores.sqs import SqsLimits, SqsQueue, sqs_client
+from stores.sqs import SqsLimits, SqsQueue
 from stores.subjects import SubjectKeys
 from stores.validations.analytics import SOURCE, Analytics
 from stores.validations.completions import Completions
@@ -257,5 +257,4 @@ def _address(url: str | None, file: Path | None, setting: str) -> str | None:
             url = file.read_text().strip()
         except OSError as error:
             raise UsageError(f"{setting} cannot be read: {error.strerror}") from None
-    # Of PostgreSQL's drivers we have the one that SQLAlchemy does not take by itself.
-    return re.sub("^postgres(ql)?://", "postgresql+psycopg://", url) if url else None
+    return url or None

@@ -7,21 +7,37 @@ migrations in `stores/migrations`; a test holds the two together.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Integer, LargeBinary, MetaData, Text
 
-from transforms.errors import UsageError
+from stores.database_connections import (
+    begin_alone,
+    begin_immediate,
+    begin_reading,
+    close_all,
+    connect_options,
+    forbid_changes,
+    name_driver,
+    prepare_sqlite,
+)
+from transforms.errors import DatabaseError, UsageError
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+    from stores.settings import Settings
+
 METADATA = MetaData()
 HEAD = "v001"  # the newest migration
+
+# What may pass two thousand millions. SQLite's whole numbers are all of 64 bits, and are left alone.
+LARGE = sa.BigInteger().with_variant(Integer, "sqlite")
 
 # `ending` is what an off-boarded tenant held, written down before the first of it went.
 TENANTS = sa.Table(
@@ -61,13 +77,13 @@ BATCHES = sa.Table(
     Column("received_at", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("files", Integer, nullable=False, default=0),
-    Column("rows", Integer, nullable=False, default=0),
-    Column("accepted", Integer, nullable=False, default=0),
-    Column("quarantined", Integer, nullable=False, default=0),
-    Column("duplicates", Integer, nullable=False, default=0),
-    Column("refused", Integer, nullable=False, default=0),
+    Column("rows", LARGE, nullable=False, default=0),
+    Column("accepted", LARGE, nullable=False, default=0),
+    Column("quarantined", LARGE, nullable=False, default=0),
+    Column("duplicates", LARGE, nullable=False, default=0),
+    Column("refused", LARGE, nullable=False, default=0),
     Column("chunks", Integer, nullable=False, default=0),
-    Column("size_bytes", Integer, nullable=False, default=0),
+    Column("size_bytes", LARGE, nullable=False, default=0),
     Column("changed_at", Text, nullable=False),
     # When its oldest message was sent, and when its rows were in PostgreSQL.
     Column("sent_at", Text),
@@ -143,6 +159,16 @@ OUTBOX = sa.Table(
     Column("parameters", Text, nullable=False),
     Column("created_at", Text, nullable=False),
     Column("done_at", Text),
+)
+
+# Objects in buckets that were announced and have landed, by a keyed digest of which one it was.
+OBJECTS = sa.Table(
+    "objects",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("landed_at", Text, nullable=False),
 )
 
 # People who may sign in. The name is the principal; the password is stretched.
@@ -318,7 +344,7 @@ AUDIT = sa.Table(
     "audit",
     METADATA,
     Column("tenant", Text, primary_key=True),
-    Column("seq", Integer, primary_key=True),
+    Column("seq", LARGE, primary_key=True),
     Column("at", Text, nullable=False),
     Column("principal", Text, nullable=False),
     Column("action", Text, nullable=False),
@@ -332,28 +358,49 @@ AUDIT_CHECKPOINTS = sa.Table(
     "audit_checkpoints",
     METADATA,
     Column("tenant", Text, primary_key=True),
-    Column("seq", Integer, primary_key=True),
+    Column("seq", LARGE, primary_key=True),
     Column("head", Text, nullable=False),
     Column("at", Text, nullable=False),
     Column("signature", Text, nullable=False),
 )
 
 
+# Where something may be deleted for good and must not stay behind; the trail only grows.
+_TRAIL = (AUDIT.name, AUDIT_CHECKPOINTS.name)
+FORGETTING = tuple(one.name for one in METADATA.sorted_tables if one.name not in _TRAIL)
+
+
 class Database:
     """Connections to the application database. Making one connects to nothing."""
 
     def __init__(
-        self, url: str, scripts: str = "migrations", head: str = HEAD, *, is_read_only: bool = False
+        self,
+        url: str,
+        scripts: str = "migrations",
+        head: str = HEAD,
+        forgetting: Sequence[str] = FORGETTING,
+        *,
+        is_read_only: bool = False,
     ) -> None:
-        """Take SQLAlchemy's address, the folder of the migrations and the newest of them."""
-        self.url, self._scripts, self._head = url, scripts, head
-        self._engine = sa.create_engine(url)
+        """Take SQLAlchemy's address, the folder of the migrations and the newest of them.
+
+        `forgetting` names the tables of which nothing may stay behind that was deleted.
+        """
+        self._scripts, self._head, self._forgetting = scripts, head, forgetting
+        self.is_embedded = url.startswith("sqlite")
+        self.url = url if self.is_embedded else name_driver(url)
+        self._engine = sa.create_engine(self.url, hide_parameters=True, **connect_options(self.is_embedded))
         self._reading = threading.local()
-        if url.startswith("sqlite"):
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_reading if is_read_only else _begin_immediate)
+        self._readers: list[Any] = []
+        if not self.is_embedded:
+            # A server counts its connections; nobody has to remember to give them back.
+            weakref.finalize(self, close_all, self._engine, self._readers)
+        if self.is_embedded:
+            sa.event.listen(self._engine, "connect", prepare_sqlite)
+        begin = begin_reading if is_read_only else begin_immediate
+        sa.event.listen(self._engine, "begin", begin if self.is_embedded else begin_alone)
         if is_read_only:
-            sa.event.listen(self._engine, "connect", _forbid_changes)
+            sa.event.listen(self._engine, "connect", forbid_changes)
 
     @staticmethod
     def at(path: Path, url: str | None = None) -> Database:
@@ -362,13 +409,37 @@ class Database:
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
-        """Give a connection in one transaction, durable when the block ends."""
-        with self._engine.begin() as connection:
+        """Give a connection in one transaction, durable when the block ends; one at a time may change things.
+
+        Raises: DatabaseError where a server cannot be reached.
+        """
+        with self._told(), self._engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _looking(self) -> Iterator[sa.Connection]:
+        """Give a connection that only reads: on a server, it waits for nobody."""
+        reading = self._engine.execution_options(only_reads=True)
+        with self._told(), reading.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what a lost server means; the driver's own text names addresses and people."""
+        try:
+            yield
+        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+            if self.is_embedded:
+                raise
+            reason = getattr(error.orig, "sqlstate", None) or "no answer"
+            raise DatabaseError(
+                f"the application database cannot be reached ({reason}): "
+                "see that PostgreSQL runs and that database_url is right"
+            ) from None
 
     def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         """Run a query and give its rows as dictionaries."""
-        with self.begin() as connection:
+        with self._looking() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def prepare(self, query: sa.Select[Any]) -> Callable[..., list[tuple[Any, ...]]]:
@@ -382,35 +453,59 @@ class Database:
 
         def run(**values: object) -> list[tuple[Any, ...]]:
             given = fixed | values
-            cursor = self._reader().cursor()
+            bound = tuple(given[name] for name in names) if names is not None else given
             try:
-                cursor.execute(text, tuple(given[name] for name in names) if names is not None else given)
-                return list(cursor.fetchall())
-            finally:
-                cursor.close()
+                return self._read(text, bound)
+            except self._engine.dialect.dbapi.OperationalError:  # type: ignore[union-attr]
+                if self.is_embedded:
+                    raise
+                # The server was started anew since, say: the next connection tells.
+                del self._reading.connection
+                with self._told():
+                    return self._read(text, bound)
 
         return run
+
+    def _read(self, text: str, bound: object) -> list[tuple[Any, ...]]:
+        cursor = self._reader().cursor()
+        try:
+            cursor.execute(text, bound)
+            return list(cursor.fetchall())
+        finally:
+            cursor.close()
 
     def _reader(self) -> Any:  # noqa: ANN401 - a driver's connection
         """Give this thread's own connection, taken out of the pool: threads outlive what the pool lends."""
         if not hasattr(self._reading, "connection"):
             borrowed = self._engine.raw_connection()
-            borrowed.detach()
-            if self._engine.dialect.name != "sqlite":
+            if not self.is_embedded:
                 borrowed.driver_connection.autocommit = True  # type: ignore[union-attr]
+                self._readers.append(borrowed)
+            borrowed.detach()
             self._reading.connection = borrowed
         return self._reading.connection
 
-    def close(self) -> None:
-        """Give back every connection that is at rest; the next use takes new ones."""
-        self._engine.dispose()
-
     def settle(self) -> None:
-        """Write SQLite's log back and cut it to nothing: an old page there would still hold what went."""
-        if self.url.startswith("sqlite"):
-            with self._engine.connect() as connection:
-                raw: Any = connection.connection.driver_connection
+        """Leave nothing of what went: SQLite's log is cut, PostgreSQL writes its tables anew.
+
+        An old page of the log, or a row's earlier version, would still hold it.
+        """
+        with self._told(), self._engine.connect() as connection:
+            raw: Any = connection.connection.driver_connection
+            if self.is_embedded:
                 raw.execute("pragma wal_checkpoint(truncate)")
+                return
+            raw.autocommit = True
+            try:
+                for name in self._forgetting:
+                    raw.execute(f"vacuum full {name}")
+            finally:
+                raw.autocommit = False
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; the next use opens new ones."""
+        close_all(self._engine, self._readers)
+        self._reading = threading.local()
 
     def migrate(self) -> None:
         """Bring the schema to the newest migration; nothing happens where it is there."""
@@ -418,11 +513,13 @@ class Database:
             return
         from alembic import command
 
-        command.upgrade(_alembic_config(self.url, self._scripts), "head")
+        # On a server, the lock lets one process after the other make the tables.
+        with nullcontext() if self.is_embedded else self.begin():
+            command.upgrade(_alembic_config(self.url, self._scripts), "head")
 
     def revision(self) -> str | None:
         """Give the schema's migration, None for an empty database."""
-        with self.begin() as connection:
+        with self._looking() as connection:
             if not sa.inspect(connection).has_table("alembic_version"):
                 return None
             found: str | None = connection.execute(sa.text("select version_num from alembic_version")).scalar()
@@ -446,34 +543,19 @@ def _alembic_config(url: str, scripts: str) -> Config:
     return config
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's connection
-    """Wait for other writers, sync every commit, overwrite what is deleted."""
-    connection.isolation_level = None  # transactions are begun below, as immediate ones
-    for pragma in (
-        "journal_mode = wal",
-        "synchronous = full",
-        "busy_timeout = 60000",
-        "secure_delete = on",
-        "foreign_keys = on",
-    ):
-        connection.execute(f"pragma {pragma}")
+def read_database_address(settings: Settings) -> str | None:
+    """Give the application database's address from the settings or the file that they name; None for SQLite.
 
-
-def _begin_reading(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("begin")
-
-
-def _forbid_changes(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's connection
-    """Let a connection read and nothing else, whatever it is asked to do."""
-    is_sqlite = type(connection).__module__.startswith("sqlite3")
-    statement = "pragma query_only = on" if is_sqlite else "set default_transaction_read_only = on"
-    cursor = connection.cursor()
-    cursor.execute(statement)
-    cursor.close()
-    if not is_sqlite:
-        connection.commit()
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    """Take the write lock first: a chain is never extended from a head that somebody else moved."""
-    connection.exec_driver_sql("begin immediate")
+    Raises: UsageError where the file cannot be read, or the address is of no database that we know.
+    """
+    url = settings.database_url
+    if settings.database_url_file is not None:
+        try:
+            url = settings.database_url_file.read_text().strip()
+        except OSError as error:
+            raise UsageError(f"database_url_file cannot be read: {error.strerror}") from None
+    if not url:
+        return None
+    if url.partition("://")[0].partition("+")[0] not in ("postgresql", "postgres", "sqlite"):
+        raise UsageError("database_url is no address of PostgreSQL: postgresql://user@host/database")
+    return url

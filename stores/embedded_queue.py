@@ -145,7 +145,7 @@ class EmbeddedQueue:
                 [(receipt, hidden, row[0]) for receipt, row in zip(receipts, found, strict=True)],
             )
         return [
-            Message(name, body, receipt, sent_at, receives + 1)
+            Message(name, body, receipt, sent_at, receives + 1, now)
             for receipt, (_, name, body, sent_at, receives) in zip(receipts, found, strict=True)
         ]
 

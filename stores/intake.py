@@ -53,7 +53,7 @@ class Opened:
     """Checked records in clear, in memory only, with what places them.
 
     Shape of `frame`: the contract's fields in canonical form, `_unknown`, and `event_id`,
-    `subject_ref`, `received_at`, `batch_id`, `chunk`.
+    `subject_ref`, `received_at`, `taken_at`, `batch_id`, `chunk`.
     """
 
     frame: pl.DataFrame
@@ -156,14 +156,16 @@ class Intake:
     ) -> None:
         parsed = parse_records(chunk.payloads, contract)
         ids = _event_ids(sealer.keys, chunk, deliveries)
-        accepted = parsed.frame.with_columns(event_id=ids.gather(parsed.frame[ROW]))
+        checked = parsed.frame.filter(~pl.col(ROW).is_in(list(chunk.refused)))
+        numbers = checked[ROW]
+        accepted = checked.with_columns(event_id=ids.gather(numbers), taken_at=_taken_at(chunk).gather(numbers))
         if contract.event_id is not None:
             names = named_event_ids(sealer.keys.identity_key("event"), accepted[contract.event_id].to_list())
             accepted = accepted.with_columns(event_id=names)
         duplicates = self._duplicates(batch, contract, chunk, accepted)
         accepted = accepted.filter(~duplicates)
         opened = self._open_subjects(batch, contract, chunk, subjects, accepted)
-        rejected, repeated = self._first_rejected(batch, chunk, ids, parsed.rejected)
+        rejected, repeated = self._first_rejected(batch, chunk, ids, {**parsed.rejected, **chunk.refused})
         faults = [*chunk.faults, *_faults(chunk, rejected)]
         quarantine = Quarantine(batch.tenant, self._tables, sealer, quarantine_table(contract))
         quarantine.add(batch, faults, deliveries, self._commit(batch, chunk.number))
@@ -251,7 +253,9 @@ class Intake:
             list(map(opened.subject_keys.__getitem__, frame["subject_ref"].to_list())),
             event_id_bytes(frame["event_id"]),
         )
-        placed = frame.select("event_id", "received_at", "batch_id", "chunk", "subject_ref").with_columns(
+        placed = frame.select(
+            "event_id", "received_at", "batch_id", "chunk", "taken_at", "subject_ref"
+        ).with_columns(
             tenant=pl.lit(batch.tenant),
             source=pl.lit(batch.source),
             received_date=pl.col("received_at").dt.date(),
@@ -286,7 +290,7 @@ class Intake:
             "batch_id",
             "chunk",
             tenant=pl.lit(tenant),
-            occurred_at=happened.fill_null(pl.col("received_at")),
+            occurred_at=pl.coalesce(happened, "taken_at", "received_at"),
         )
         sealed = self._sealed_columns(contract, sealer, opened)
         return place_in_time(pl.concat([placed, masked, sealed], how="horizontal")).sort(
@@ -327,6 +331,9 @@ class Intake:
         sealer = self.sealer(tenant)
         with self._tables.reading(tenant, spec.key) as table:
             raw = table.filter(rows).collect()
+        if "taken_at" not in raw.columns:
+            # A table of an earlier release gets the column with its next write.
+            raw = raw.with_columns(taken_at=pl.lit(None, pl.Datetime("us", "UTC")))
         keys = sealer.subjects.existing(raw["subject_ref"].unique().to_list())
         # In an order that the files do not decide, a subject's rows together.
         raw = raw.filter(pl.col("subject_ref").is_in(list(keys))).sort("subject_ref", "event_id")
@@ -341,7 +348,7 @@ class Intake:
         if parsed.rejected:
             reason = next(iter(parsed.rejected.values()))
             raise TableError(f"{len(parsed.rejected)} records of {spec.key} fit the contract no more: {reason}")
-        places = raw.select("event_id", "subject_ref", "received_at", "batch_id", "chunk")
+        places = raw.select("event_id", "subject_ref", "received_at", "taken_at", "batch_id", "chunk")
         return Opened(pl.concat([parsed.frame, places], how="horizontal"), keys)
 
     def _keep(self, batch_id: str, chunk: int, opened: Opened) -> None:
@@ -378,6 +385,13 @@ def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) 
     return (
         ids.scatter(list(chunk.names), named_event_ids(key, list(chunk.names.values()))) if chunk.names else ids
     )
+
+
+def _taken_at(chunk: Chunk) -> pl.Series:
+    """Give when each record was taken from its queue; null for those that came in files."""
+    moments = [chunk.received_ms.get(row) for row in range(len(chunk.payloads))]
+    taken = pl.Series(moments, dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
+    return taken.cast(pl.Datetime("us", "UTC"))
 
 
 def _faults(chunk: Chunk, rejected: Mapping[int, str]) -> Iterator[Fault]:

@@ -167,10 +167,11 @@ class Ledger:
         lags = [_seconds_between(one["sent_at"], now) for one in self.named(batch_ids) if one["sent_at"]]
         return max(lags, default=None)
 
-    def pace(self, source: str, since: datetime) -> Pace:
-        """Tell how fast a source's records came through since a moment."""
+    def pace(self, source: str, tenant: str, since: datetime) -> Pace:
+        """Tell how fast a tenant's records of a source came through since a moment."""
         query = sa.select(BATCHES.c.accepted, BATCHES.c.sent_at, BATCHES.c.changed_at).where(
             BATCHES.c.source == source,
+            BATCHES.c.tenant == tenant,
             BATCHES.c.state.in_([str(State.MASKED), str(State.DONE)]),
             BATCHES.c.changed_at >= since.isoformat(timespec="seconds"),
         )

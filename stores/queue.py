@@ -23,7 +23,9 @@ MAX_BODY_BYTES = 1 << 20
 class Message:
     """A message that was received. `receipt` confirms this delivery of it, and no other.
 
-    Units: `sent_at` in seconds since 1970; `receives` counts this delivery.
+    `fault` says why it shall go to quarantine, where the receiver found that out.
+
+    Units: `sent_at` and `received_at` in seconds since 1970; `receives` counts this delivery.
     """
 
     id: str
@@ -31,6 +33,8 @@ class Message:
     receipt: str
     sent_at: float
     receives: int
+    received_at: float
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def envelope(message: Message) -> bytes:
-    """Write a message as the intake reads it: a line of JSON, shaped as SQS hands it out.
+    """Write a message as the intake reads it: a line of JSON, shaped as SQS hands it out, and when it did.
 
-    >>> envelope(Message("m-1", "{}", "r", 1.5, 1))
-    b'{"MessageId":"m-1","Body":"{}","Attributes":{"SentTimestamp":"1500"}}'
+    >>> envelope(Message("m-1", "{}", "r", 1.5, 1, 2.25))
+    b'{"MessageId":"m-1","Body":"{}","Attributes":{"SentTimestamp":"1500"},"ReceivedAt":2250}'
     """
     # Half of a pair of surrogates is no text: with a replacement, the record is refused and kept.
     body = message.body.encode(errors="replace").decode()
     sent = {"SentTimestamp": str(int(message.sent_at * 1000))}
-    return _encode({"MessageId": message.id, "Body": body, "Attributes": sent})
+    shaped = {"MessageId": message.id, "Body": body, "Attributes": sent}
+    fault = {"Fault": message.fault} if message.fault else {}
+    return _encode({**shaped, "ReceivedAt": int(message.received_at * 1000), **fault})

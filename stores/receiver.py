@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uuid_utils
 
+from stores.announced_objects import AnnouncedObjects
 from stores.home import Home, sync
 from stores.locks import exclusive
 from stores.queue import Message, Queue, envelope
@@ -30,7 +33,9 @@ _SEGMENT_BYTES = 64 << 20
 _LONGEST_WAIT_S = 2.0
 _LOOK_S = 0.5
 _PATIENCE_S = (0.5, 1, 2, 5, 15)
-_NAME = re.compile(r"^queue-([0-9]{1,15})-[0-9a-f-]{36}\.ndjson$")
+# By what a queue carries: its lock, and what files begin with.
+_OF_QUEUES = {"records": ("receive", "queue"), "objects": ("objects", "object")}
+_NAME = re.compile(r"^(?:queue-([0-9]{1,15})-[0-9a-f-]{36}\.ndjson|object-([0-9]{1,15})-[0-9a-f-]{36})$")
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,19 @@ class ReceiverLimits:
 
 @dataclass
 class Received:
-    """What a receiver did: messages in segments, segments, and deliveries that could not be confirmed."""
+    """What a receiver did: messages taken, segments, and deliveries that could not be confirmed."""
 
     messages: int = 0
     segments: int = 0
     unconfirmed: int = 0
+
+    def __add__(self, other: Received) -> Received:
+        """Add what another receiver did."""
+        return Received(
+            self.messages + other.messages,
+            self.segments + other.segments,
+            self.unconfirmed + other.unconfirmed,
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,10 @@ class Staged:
 
 
 class Receiver:
-    """Takes messages of one source and tenant into landing."""
+    """Takes messages of one source and tenant into landing.
+
+    Where the messages announce objects of a bucket, the objects are taken in their place.
+    """
 
     def __init__(
         self,
@@ -73,10 +89,12 @@ class Receiver:
         tenant: str,
         limits: ReceiverLimits,
         tell: Callable[[str], None] = lambda _message: None,
+        objects: AnnouncedObjects | None = None,
     ) -> None:
         """Remember the queue and the place; `tell` is told what goes wrong, never a message's content."""
+        self._objects, self.carries = objects, "records" if objects is None else "objects"
         self._home, self._queue, self._limits, self._tell = home, queue, limits, tell
-        self._source = source
+        self.source = source
         self._folder = home.landing / source / tenant
         self._held: list[Message] = []
         self._held_bytes, self._since = 0, 0.0
@@ -88,6 +106,8 @@ class Receiver:
 
         What is held is written and confirmed before this ends.
         """
+        if self._objects is not None:
+            self._objects.forget_old()
         busy, failures = time.monotonic(), 0
         while not is_stopped():
             came = False
@@ -122,10 +142,14 @@ class Receiver:
             self.close_segment()
             time.sleep(_LOOK_S)
             return True
-        room = self._limits.messages - len(self._held)
+        # An object may take long: no other message shall wait for it, and be given to somebody else.
+        room = 1 if self._objects else self._limits.messages - len(self._held)
         messages = self._queue.receive(room, self._wait_s(until_idle_s))
         for one in messages:
-            self._hold(one)
+            if self._objects is None:
+                self._hold(one)
+            else:
+                self._land(one, self._objects)
         self._close_if_due()
         return bool(messages)
 
@@ -135,6 +159,19 @@ class Receiver:
             return longest
         # SQS counts whole seconds; nought is a short poll, and the segment is closed in time.
         return max(0.0, min(longest, self._since + self._limits.seconds - time.monotonic()))
+
+    def _land(self, message: Message, objects: AnnouncedObjects) -> None:
+        """Take the objects that a message announces; what is wrong with it goes to quarantine."""
+
+        def keep() -> None:
+            self._queue.extend([message], self._limits.visibility_s)
+
+        fault = objects.land(message.body, message.sent_at, keep)
+        if fault is not None:
+            self._hold(replace(message, fault=fault))
+            return
+        self.received.messages += 1
+        self._confirm([message])
 
     def _hold(self, message: Message) -> None:
         if not self._held:
@@ -159,6 +196,9 @@ class Receiver:
         self._forget()
         self.received.segments += 1
         self.received.messages += len(messages)
+        self._confirm(messages)
+
+    def _confirm(self, messages: Sequence[Message]) -> None:
         failed = self._queue.delete(messages)
         if failed:
             failed = self._queue.delete(failed)
@@ -171,7 +211,7 @@ class Receiver:
         """Whether so much is staged, or for so long, that the lake has to catch up first."""
         now = time.monotonic()
         if now - self._looked >= _LOOK_S or not self._looked:
-            staged = measure_staging(self._home, self._source)
+            staged = measure_staging(self._home, self.source)
             was, self._looked = self._is_full, now
             self._is_full = (
                 staged.size_bytes >= self._limits.staging_bytes
@@ -206,7 +246,7 @@ def segment_sent_at(name: str) -> float | None:
     (1.5, None)
     """
     found = _NAME.match(name)
-    return int(found[1]) / 1000 if found else None
+    return int(found[1] or found[2]) / 1000 if found else None
 
 
 def measure_staging(home: Home, source: str) -> Staged:
@@ -229,17 +269,37 @@ def _staged_files(home: Home, source: str) -> Iterator[Path]:
 
 
 @contextmanager
-def receiving(home: Home, source: str, tenant: str) -> Iterator[int]:
-    """Be the only receiver of a queue in this home; gives how many half-written segments were removed.
+def receiving(home: Home, source: str, tenant: str, carries: str = "records") -> Iterator[int]:
+    """Be the only receiver of a queue in this home; gives how many half-written files were removed.
 
     Raises: BusyError where another one runs.
     """
-    with exclusive(home.locks / tenant / f"{source}.receive.lock", wait=False):
-        left = list((home.landing / source / tenant).glob(".queue-*.part"))
+    lock, files = _OF_QUEUES[carries]
+    with exclusive(home.locks / tenant / f"{source}.{lock}.lock", wait=False):
+        left = list((home.landing / source / tenant).glob(f".{files}-*.part"))
         for part in left:
             # Its messages were not confirmed: they come again.
             part.unlink()
         yield len(left)
+
+
+def receive_from_all(
+    receivers: Sequence[Receiver], is_stopped: Callable[[], bool], until_idle_s: float | None = None
+) -> Received:
+    """Let every receiver run, each in a thread of its own; where one breaks, all stop and that is raised."""
+    if len(receivers) == 1:
+        return receivers[0].run(is_stopped, until_idle_s)
+    broken = threading.Event()
+
+    def run(one: Receiver) -> Received:
+        try:
+            return one.run(lambda: is_stopped() or broken.is_set(), until_idle_s)
+        except BaseException:
+            broken.set()
+            raise
+
+    with ThreadPoolExecutor(len(receivers), "receiver") as threads:
+        return sum(threads.map(run, receivers), Received())
 
 
 def _rest(seconds: float, is_stopped: Callable[[], bool]) -> None:

@@ -10,8 +10,9 @@ import json
 import os
 import resource
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +21,20 @@ from pydantic_settings import (
 )
 
 DEFAULT_HOME = Path(".lockhouse")
+
+
+class QueueSettings(BaseModel):
+    """A queue that messages come from, and whose they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field("logins", description="The source whose records its messages are.")
+    tenant: str = Field("default", description="The tenant to whom they belong.")
+    url: str | None = Field(None, description="The SQS queue; an embedded queue in landing without it.")
+    carries: Literal["records", "objects"] = Field(
+        "records", description="`records`, a message each; `objects`, which a bucket announces."
+    )
+    buckets: tuple[str, ...] = Field((), description="The buckets from which announced objects are taken.")
 
 
 class Settings(BaseSettings):
@@ -32,7 +47,12 @@ class Settings(BaseSettings):
         None, description="The file with the keyring's passphrase; `<home>/keys/passphrase` without it."
     )
     database_url: str | None = Field(
-        None, description="SQLAlchemy address of the application database; SQLite in the home without it."
+        None,
+        description="Address of the application database on PostgreSQL, without a password; "
+        "SQLite in the home without it.",
+    )
+    database_url_file: Path | None = Field(
+        None, description="The file with that address, where it holds a password."
     )
     chunk_bytes: int = Field(
         16 << 20,
@@ -103,7 +123,12 @@ class Settings(BaseSettings):
         "", description="Tenants, by commas, in which a reveal needs a second person; * for all."
     )
     queue_url: str | None = Field(
-        None, description="The SQS queue that messages come from; an embedded queue in landing without it."
+        None,
+        description="The SQS queue that logins of the tenant `default` come from; an embedded queue in landing "
+        "without it.",
+    )
+    queues: tuple[QueueSettings, ...] = Field(
+        (), description="Every queue that `up` receives from, where there are several; see the how-to guide."
     )
     queue_visibility_s: float = Field(
         60, ge=2, description="Seconds for which a received message is kept from other receivers."

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import uuid_utils
 
+from stores.aws import LONGEST_POLL_S, MOST_CALLS, SignedCalls, reduced
 from stores.queue import Depth, Message, check_bodies
 from transforms.errors import QueueError
-
-if TYPE_CHECKING:
-    from stores.settings import Settings
 
 # What SQS takes in one call: so many entries, and so many bytes over all of them.
 _ENTRIES = 10
 _CALL_BYTES = 1 << 20
-# The longest that SQS waits for a first message; a stop has to wait for it, so the receiver asks for less.
-_LONGEST_POLL_S = 20
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ class SqsQueue:
     def __init__(self, url: str, limits: SqsLimits, connect: Callable[[], Any]) -> None:
         """Remember the queue; `connect` gives boto3's client when it is first needed."""
         self._url, self._limits, self._connect = url, limits, connect
-        self._client: Any = None
         self._dead_url: str | None = None
+        self._polls = 1
 
     @property
     def is_fifo(self) -> bool:
@@ -58,8 +56,8 @@ class SqsQueue:
             for _ in range(2):
                 left = [entry for entry in entries if entry["Id"] not in given]
                 if left:
-                    with _reduced("send"):
-                        answer = self._opened().send_message_batch(QueueUrl=self._url, Entries=left)
+                    with reduced("send"):
+                        answer = self._client.send_message_batch(QueueUrl=self._url, Entries=left)
                     given |= {one["Id"]: one["MessageId"] for one in answer.get("Successful", ())}
             if len(given) < len(entries):
                 raise QueueError(f"the queue refused {len(entries) - len(given)} messages: send them again")
@@ -67,25 +65,41 @@ class SqsQueue:
         return ids
 
     def receive(self, limit: int, wait_s: float) -> list[Message]:
-        """Take up to ten messages by a long poll."""
-        with _reduced("receive"):
-            answer = self._opened().receive_message(
-                QueueUrl=self._url,
-                MaxNumberOfMessages=min(limit, _ENTRIES),
-                WaitTimeSeconds=min(int(wait_s), _LONGEST_POLL_S),
-                VisibilityTimeout=int(self._limits.visibility_s),
-                MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
-            )
-        return [_message(one) for one in answer.get("Messages", ())]
+        """Take messages: up to ten by one long poll, more by many at once while the queue is full.
+
+        A call is mostly waiting for its answer, and so one after the other takes little from a queue
+        that has much; an empty one is asked by a single poll.
+        """
+        polls = min(self._polls, -(-limit // _ENTRIES))
+        if polls == 1:
+            groups = [self._poll(limit, wait_s)]
+        else:
+            groups = list(self._threads.map(lambda _: self._poll(_ENTRIES, 0), range(polls)))
+        is_full = all(len(group) == min(limit, _ENTRIES) for group in groups)
+        self._polls = min(2 * self._polls, MOST_CALLS) if is_full else 1
+        return [one for group in groups for one in group]
+
+    def _poll(self, limit: int, wait_s: float) -> list[Message]:
+        request = {
+            "QueueUrl": self._url,
+            "MaxNumberOfMessages": min(limit, _ENTRIES),
+            "WaitTimeSeconds": min(int(wait_s), LONGEST_POLL_S),
+            "VisibilityTimeout": int(self._limits.visibility_s),
+            "MessageSystemAttributeNames": ["SentTimestamp", "ApproximateReceiveCount"],
+        }
+        with reduced("receive"):
+            answer = self._calls.call("ReceiveMessage", request)
+        received_at = time.time()
+        return [_message(one, received_at) for one in answer.get("Messages", ())]
 
     def extend(self, messages: Sequence[Message], visibility_s: float) -> list[Message]:
         """Keep messages for longer; those that are ours no more are given back."""
         more = {"VisibilityTimeout": int(visibility_s)}
-        return self._confirm(messages, "change_message_visibility_batch", more)
+        return self._confirm(messages, "ChangeMessageVisibilityBatch", more)
 
     def delete(self, messages: Sequence[Message]) -> list[Message]:
         """Delete messages for good; those for which it failed are given back."""
-        return self._confirm(messages, "delete_message_batch", {})
+        return self._confirm(messages, "DeleteMessageBatch", {})
 
     def depth(self) -> Depth:
         """Count the messages, as nearly as SQS does; the age of the oldest is told by CloudWatch only."""
@@ -101,24 +115,25 @@ class SqsQueue:
         dead_url = self._dead_letters()
         if dead_url is None:
             return 0
-        dead, moved = SqsQueue(dead_url, self._limits, self._opened), 0
+        dead, moved = SqsQueue(dead_url, self._limits, lambda: self._client), 0
         while messages := dead.receive(_ENTRIES, 0):
             self.send([one.body for one in messages])
             dead.delete(messages)
             moved += len(messages)
         return moved
 
-    def _confirm(self, messages: Sequence[Message], call: str, more: dict[str, int]) -> list[Message]:
-        failed: list[Message] = []
-        for start in range(0, len(messages), _ENTRIES):
-            group = messages[start : start + _ENTRIES]
-            entries = [
-                {"Id": str(number), "ReceiptHandle": one.receipt, **more} for number, one in enumerate(group)
-            ]
-            with _reduced("confirm"):
-                answer = getattr(self._opened(), call)(QueueUrl=self._url, Entries=entries)
-            failed += [group[int(one["Id"])] for one in answer.get("Failed", ())]
-        return failed
+    def _confirm(self, messages: Sequence[Message], action: str, more: dict[str, int]) -> list[Message]:
+        groups = [messages[start : start + _ENTRIES] for start in range(0, len(messages), _ENTRIES)]
+        failed = self._threads.map(lambda group: self._confirm_group(group, action, more), groups)
+        return [one for group in failed for one in group]
+
+    def _confirm_group(self, group: Sequence[Message], action: str, more: dict[str, int]) -> list[Message]:
+        entries = [
+            {"Id": str(number), "ReceiptHandle": one.receipt, **more} for number, one in enumerate(group)
+        ]
+        with reduced("confirm"):
+            answer = self._calls.call(action, {"QueueUrl": self._url, "Entries": entries})
+        return [group[int(one["Id"])] for one in answer.get("Failed", ())]
 
     def _entry(self, number: int, body: str) -> dict[str, str]:
         entry = {"Id": str(number), "MessageBody": body}
@@ -134,40 +149,33 @@ class SqsQueue:
             if policy is None:
                 return None
             name = json.loads(policy)["deadLetterTargetArn"].rpartition(":")[2]
-            with _reduced("look up its dead letters"):
-                self._dead_url = str(self._opened().get_queue_url(QueueName=name)["QueueUrl"])
+            with reduced("look up its dead letters"):
+                self._dead_url = str(self._client.get_queue_url(QueueName=name)["QueueUrl"])
         return self._dead_url
 
     def _attributes(self, url: str, *names: str) -> dict[str, str]:
-        with _reduced("count"):
-            answer = self._opened().get_queue_attributes(QueueUrl=url, AttributeNames=list(names))
+        with reduced("count"):
+            answer = self._client.get_queue_attributes(QueueUrl=url, AttributeNames=list(names))
         return dict(answer.get("Attributes", {}))
 
-    def _opened(self) -> Any:  # noqa: ANN401 - boto3's clients have no types
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401 - boto3's clients have no types
+        return self._connect()
+
+    @cached_property
+    def _calls(self) -> SignedCalls:
+        return SignedCalls(self._client)
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(MOST_CALLS, "sqs")
 
 
-def sqs_client(settings: Settings) -> Any:  # noqa: ANN401 - boto3's clients have no types
-    """Make boto3's client of SQS for the region and address that are set."""
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        region_name=settings.aws_region,
-        retries={"mode": "standard", "max_attempts": 4},
-        connect_timeout=5,
-        read_timeout=_LONGEST_POLL_S + 10,
-    )
-    return boto3.client("sqs", endpoint_url=settings.aws_endpoint_url, config=config)
-
-
-def _message(one: dict[str, Any]) -> Message:
+def _message(one: dict[str, Any], received_at: float) -> Message:
     attributes = one.get("Attributes", {})
     sent_at = int(attributes.get("SentTimestamp", 0)) / 1000
     receives = int(attributes.get("ApproximateReceiveCount", 1))
-    return Message(one["MessageId"], one["Body"], one["ReceiptHandle"], sent_at, receives)
+    return Message(one["MessageId"], one["Body"], one["ReceiptHandle"], sent_at, receives, received_at)
 
 
 def _groups(bodies: Sequence[str]) -> Iterator[list[str]]:
@@ -183,17 +191,3 @@ def _groups(bodies: Sequence[str]) -> Iterator[list[str]]:
         size += length
     if group:
         yield group
-
-
-@contextmanager
-def _reduced(what: str) -> Iterator[None]:
-    """Keep a library's text back: it may quote a message. Its kind and SQS's own code are told."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "unknown")
-        raise QueueError(f"the queue did not {what}: {code}") from None
-    except BotoCoreError as error:
-        raise QueueError(f"the queue did not {what}: {type(error).__name__}") from None

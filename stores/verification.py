@@ -27,8 +27,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 
 from stores.certificates import PUBLIC_KEY
+from stores.database import AUDIT, AUDIT_CHECKPOINTS, Database
 from stores.erasure_scan import places_left_out
 from stores.home import Home
 from stores.kept_exports import subjects_in
@@ -36,7 +38,7 @@ from stores.leaks import scan_with
 from stores.row_removal import mark_file
 from stores.subjects import key_files
 from transforms.audit import Action, Checkpoint, Entry, first_bad, verify_checkpoint
-from transforms.errors import AuditError, CertificateError
+from transforms.errors import AuditError, CertificateError, DatabaseError
 from transforms.privacy.certificates import (
     ERASURE,
     OFFBOARDING,
@@ -75,8 +77,13 @@ class Verification:
         }
 
 
-def verify_certificate(home: Home, certificate: Path, public_key: str | None = None) -> Verification:
-    """Hold a certificate against a home. What does not hold is in the verdict; nothing raises for it."""
+def verify_certificate(
+    home: Home, certificate: Path, public_key: str | None = None, database: Database | None = None
+) -> Verification:
+    """Hold a certificate against a home. What does not hold is in the verdict; nothing raises for it.
+
+    The audit trail is read from `database`, or from the home's own without one.
+    """
     verdict = Verification()
     try:
         content = certificate.read_bytes()
@@ -86,7 +93,7 @@ def verify_certificate(home: Home, certificate: Path, public_key: str | None = N
         reason = str(error) if isinstance(error, CertificateError) else "a file could not be read"
         verdict.problems.append(reason)
         return verdict
-    verdict.problems += _trail_problems(home, body, digest_certificate(content), key)
+    verdict.problems += _trail_problems(home, body, digest_certificate(content), key, database)
     if form == OFFBOARDING:
         verdict.request = certificate.stem
         verdict.problems += _left_of_tenant(home, body, verdict)
@@ -119,15 +126,29 @@ def _rows(path: Path, query: str, values: tuple[Any, ...]) -> list[dict[str, Any
         return [dict(row) for row in opened.execute(query, values)]
 
 
-def _trail_problems(home: Home, body: Mapping[str, Any], digest: str, key: bytes) -> Iterator[str]:
-    tenant = (body["tenant"],)
+def _kept_trail(
+    home: Home, tenant: str, database: Database | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Read a tenant's entries, oldest first, and the signed heads."""
+    if database is not None:
+        entries = sa.select(AUDIT).where(AUDIT.c.tenant == tenant).order_by(AUDIT.c.seq)
+        heads = sa.select(AUDIT_CHECKPOINTS).where(AUDIT_CHECKPOINTS.c.tenant == tenant)
+        return database.rows(entries), database.rows(heads)
+    path = home.database.absolute()
+    return (
+        _rows(path, "select * from audit where tenant = ? order by seq", (tenant,)),
+        _rows(path, "select * from audit_checkpoints where tenant = ?", (tenant,)),
+    )
+
+
+def _trail_problems(
+    home: Home, body: Mapping[str, Any], digest: str, key: bytes, database: Database | None
+) -> Iterator[str]:
     try:
-        path = home.database.absolute()
-        rows = _rows(path, "select * from audit where tenant = ? order by seq", tenant)
-        signed = _rows(path, "select * from audit_checkpoints where tenant = ?", tenant)
+        rows, signed = _kept_trail(home, body["tenant"], database)
         copies = home.checkpoints / f"{body['tenant']}.jsonl"
         signed += [json.loads(line) for line in copies.read_text().splitlines()]
-    except (sqlite3.Error, OSError, ValueError):
+    except (sqlite3.Error, DatabaseError, OSError, ValueError):
         yield "the audit trail or its signed heads could not be read: absent from this copy, or damaged"
         return
     entries = [Entry(**row) for row in rows]

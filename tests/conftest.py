@@ -144,6 +144,12 @@ def sample_records() -> list[dict[str, Any]]:
     return records
 
 
+@pytest.fixture
+def sample_logins() -> list[dict[str, Any]]:
+    """The sample's records, to be changed at will."""
+    return sample_records()
+
+
 def made_records(count: int, seed: int) -> list[dict[str, Any]]:
     """Records in the sample's shape, from a seed."""
     dice = random.Random(seed)  # noqa: S311 - data for tests

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from transforms.notifications import FAULT_REASONS
 from transforms.records import Damage, Piece, is_message, open_message
 
 
@@ -27,7 +28,9 @@ class Fault:
 class Chunk:
     """Records with their places. Shape: the lists run in parallel, an entry for each record.
 
-    `names` maps the records that came in queue messages, by their index, to the messages' ids.
+    `names` maps the records that came in queue messages, by their index, to the messages' ids, and
+    `received_ms` to when the queue handed them out, where that is known. `refused` gives the reason
+    for those with which the receiver found something wrong.
     """
 
     number: int
@@ -36,6 +39,8 @@ class Chunk:
     records: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
+    received_ms: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     size_bytes: int = 0
 
@@ -77,14 +82,19 @@ def _add(chunk: Chunk, file: int, piece: Piece, in_messages: bool) -> None:
 
 def _add_message(chunk: Chunk, file: int, number: int, offset: int, payload: bytes) -> None:
     try:
-        name, body = open_message(payload)
+        message = open_message(payload)
     except (ValueError, RecursionError):
         chunk.faults.append(
             Fault(file, number, offset, "not a queue message, unlike the first of its file", payload)
         )
         return
-    chunk.names[len(chunk.payloads)] = name
-    chunk.payloads.append(body)
+    chunk.names[len(chunk.payloads)] = message.id
+    if message.received_ms is not None:
+        chunk.received_ms[len(chunk.payloads)] = message.received_ms
+    if message.fault in FAULT_REASONS:
+        # A reason is one of ours: a dropped file must not write its own into a table.
+        chunk.refused[len(chunk.payloads)] = FAULT_REASONS[message.fault]
+    chunk.payloads.append(message.body)
     chunk.files.append(file)
     chunk.records.append(number)
     chunk.offsets.append(offset)

@@ -25,6 +25,7 @@
     ├── RunFailedError         Retryable  a run did not get through; its batches are kept
     ├── QuotaError             Retryable  the caller has had its share for now
     ├── QueueError             Retryable  a message queue does not answer, or refuses
+    ├── DatabaseError          Retryable  the application database cannot be reached
     ├── ServedError            Retryable  the served database cannot be reached, or refuses
     └── BusyError              Retryable  somebody else holds a lock or a commit was overtaken
 
@@ -159,6 +160,10 @@ class RunFailedError(LockhouseError, Retryable):
 
 class QueueError(LockhouseError, Retryable):
     """A message queue does not answer, or refuses: its messages stay where they are."""
+
+
+class DatabaseError(LockhouseError, Retryable):
+    """The application database cannot be reached; nothing was written."""
 
 
 class ServedError(LockhouseError, Retryable):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +21,8 @@ from transforms.streams import Damage as Damage  # readers of records need it by
 # What is cut into records at once; small enough to stay near the processor meanwhile.
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 16 << 20
+# The first moment that Python's dates have no name for: the year 10000.
+_NO_TIME_MS = 253_402_300_800_000
 
 _BLANK = b" \t\r\n"
 _IS_BLANK = np.isin(np.arange(256), list(_BLANK))
@@ -223,10 +225,24 @@ def _after_array(cursor: _Cursor, blocks: Iterable[bytes]) -> Iterator[Piece]:
 
 
 class _Message(msgspec.Struct, rename="pascal", gc=False):
-    """What a queue wraps around a record (Amazon SQS, ReceiveMessage)."""
+    """What a queue wraps around a record (Amazon SQS, ReceiveMessage), and what our receiver adds."""
 
     message_id: str
     body: str
+    received_at: Annotated[int, msgspec.Meta(ge=0, lt=_NO_TIME_MS)] | None = None
+    fault: str | None = None
+
+
+class OpenedMessage(NamedTuple):
+    """A queue message taken apart. Units: `received_ms` since 1970; None where no receiver of ours wrote it.
+
+    `fault` is what the receiver found wrong with it.
+    """
+
+    id: str
+    body: bytes
+    received_ms: int | None
+    fault: str | None
 
 
 _decode_message = msgspec.json.Decoder(_Message).decode
@@ -241,10 +257,10 @@ def is_message(payload: bytes) -> bool:
     return True
 
 
-def open_message(payload: bytes) -> tuple[str, bytes]:
-    """Give a queue message's id and body.
+def open_message(payload: bytes) -> OpenedMessage:
+    """Give a queue message's id and body, and when the queue handed it out.
 
     Raises: msgspec.ValidationError where it is no queue message.
     """
     message = _decode_message(payload)
-    return message.message_id, message.body.encode()
+    return OpenedMessage(message.message_id, message.body.encode(), message.received_at, message.fault)

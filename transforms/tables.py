@@ -162,6 +162,7 @@ def raw_table(contract: Contract) -> TableSpec:
             column("source", pa.large_string(), "The contract that the record follows."),
             *ARRIVAL,
             *BATCH,
+            column("taken_at", TIME, "When a receiver took it from its queue; null for files.", nullable=True),
             column("subject_ref", pa.large_binary(), "Keyed pseudonym of the data subject.", pii="pseudonym"),
             column(
                 "record",
@@ -191,7 +192,7 @@ def masked_table(contract: Contract) -> TableSpec:
             column(
                 "occurred_at",
                 TIME,
-                "When it happened, UTC; the arrival where the source does not say.",
+                "When it happened, UTC; else when a receiver took it from its queue; else the arrival.",
                 in_statistics=True,
             ),
             column("event_hour", TIME, "The hour in which it happened, UTC.", in_statistics=True),

@@ -77,7 +77,8 @@ class HighStore:
     @staticmethod
     def database_at(path: Path, url: str | None, *, is_read_only: bool = False) -> Database:
         """Give the store's database: the one at an address, else the embedded one."""
-        return Database(url or f"sqlite:///{path}", "migrations/high", HEAD, is_read_only=is_read_only)
+        address, tables = url or f"sqlite:///{path}", tuple(METADATA.tables)
+        return Database(address, "migrations/high", HEAD, tables, is_read_only=is_read_only)
 
     def put(self, tenant: str, validation: str, change: str, fields: Mapping[str, bytes], event: Event) -> bool:
         """Store a new record with the event that tells it; give False where one is there, or was deleted."""

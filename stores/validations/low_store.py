@@ -76,7 +76,8 @@ class LowStore:
     @staticmethod
     def database_at(path: Path, url: str | None, *, is_read_only: bool = False) -> Database:
         """Give the store's database: the one at an address, else the embedded one."""
-        return Database(url or f"sqlite:///{path}", "migrations/low", HEAD, is_read_only=is_read_only)
+        address, tables = url or f"sqlite:///{path}", tuple(METADATA.tables)
+        return Database(address, "migrations/low", HEAD, tables, is_read_only=is_read_only)
 
     def put(self, tenant: str, validation: str, change: str) -> None:
         """Enter a validation, or a later change of one, as pending."""

@@ -180,7 +180,12 @@ def send_by_the_sensor(nest: Nest) -> None:
         cursor, requests = None, []
         for _ in range(3):
             context = dg.build_sensor_context(instance=instance, cursor=cursor)
-            result = landing_logins(context, landing=nest.platform.landing, access=nest.platform.access)
+            result = landing_logins(
+                context,
+                landing=nest.platform.landing,
+                access=nest.platform.access,
+                ledger=nest.platform.ledger,
+            )
             cursor, requests = result.cursor, [*requests, *(result.run_requests or [])]
         (request,) = requests
         run_job(instance, str(request.partition_key), request.run_config)

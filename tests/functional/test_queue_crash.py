@@ -50,7 +50,7 @@ def receive(home: Path, stop: list[int], idle_s: float | None) -> None:
 
     platform = Platform(load_settings(home))
     with receiving(platform.home, "logins", "default"):
-        platform.receiver("logins", "default", lambda _said: None).run(lambda: bool(stop), idle_s)
+        platform.receivers("logins", "default", lambda _said: None)[0].run(lambda: bool(stop), idle_s)
 
 
 def run(home: Path, stop: list[int], idle_s: float | None) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -550,7 +551,9 @@ def _one_look_a_tick(monkeypatch: pytest.MonkeyPatch):
 def tick(stage: Stage, cursor: str | None = None) -> dg.SensorResult:
     """One evaluation of the sensor."""
     context = dg.build_sensor_context(instance=stage.instance, cursor=cursor)
-    result = landing_logins(context, landing=stage.platform.landing, access=stage.platform.access)
+    result = landing_logins(
+        context, landing=stage.platform.landing, access=stage.platform.access, ledger=stage.platform.ledger
+    )
     assert isinstance(result, dg.SensorResult)
     return result
 
@@ -580,6 +583,51 @@ def test_a_file_is_taken_when_its_size_held_for_one_tick(stage: Stage):
     assert path.exists()
     assert len(requested(tick(stage))) == 1
     assert not path.exists()
+
+
+def begun(stage: Stage, *batches: str) -> dg.DagsterRun:
+    """A run of the source that has not ended."""
+    run = dg.DagsterRun(
+        "ingest_logins",
+        run_id=str(uuid.uuid4()),
+        run_config=batches_config("logins", list(batches)),
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    return stage.instance.add_run(run)
+
+
+def test_what_lands_while_a_run_is_under_way_is_taken_by_the_next_one(stage: Stage):
+    [batch] = stage.land(lines(2))
+    begun(stage, batch.id)
+    stage.drop("one.json")
+    tick(stage)
+    assert requested(tick(stage)) == []
+    stage.drop("two.json")
+    tick(stage)
+    assert requested(tick(stage)) == []
+    stage.platform.intake.seal_batch(batch.id, CONTRACT)
+    assert requested(tick(stage)) == []
+    stage.platform.intake.mask_batch(batch.id, CONTRACT)
+    # The marts of the first are still made.
+    [taken] = requested(tick(stage))
+    assert len(taken) == 2
+    begun(stage, *taken)
+    for one in taken:
+        stage.platform.intake.seal_batch(one, CONTRACT)
+        stage.platform.intake.mask_batch(one, CONTRACT)
+    stage.drop("three.json")
+    tick(stage)
+    # Two are enough.
+    assert requested(tick(stage)) == []
+
+
+def test_a_run_that_hangs_is_waited_for_no_longer_than_a_while(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    begun(stage, *(one.id for one in stage.land(lines(2))))
+    stage.drop("one.json")
+    tick(stage)
+    assert requested(tick(stage)) == []
+    monkeypatch.setattr("orchestration.sensors._WAITED_FOR", timedelta(0))
+    assert len(requested(tick(stage))) == 1
 
 
 def test_a_file_that_is_written_again_with_the_same_size_is_waited_for(stage: Stage):

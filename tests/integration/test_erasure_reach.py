@@ -66,6 +66,7 @@ TABLES = {
     "validation_keys": DIGESTS,
     "validation_events": "the copy `validations`",
     "validation_completions": "the copy `validations`",
+    "objects": DIGESTS,
     "device_groups": "pseudonyms of devices, which others may have had",
 }
 

@@ -6,7 +6,7 @@ import gzip
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -30,7 +30,7 @@ from transforms import records
 from transforms.pii.contracts import Contract, compile_contract
 from transforms.pii.identities import event_id_bytes, subject_ref
 from transforms.pii.siv import decrypt_column
-from transforms.tables import quarantine_table
+from transforms.tables import TableSpec, quarantine_table, raw_table
 
 LOGINS = load_contract("logins")
 TENANTS = count()
@@ -541,6 +541,46 @@ def test_masking_an_hour_again_gives_exactly_its_rows(lake: Lake):
     assert lake.unknown() == unknown == [more]
     assert intake.remask(lake.tenant, LOGINS, start + timedelta(hours=5), Commit("none", 1, {})) == 0
     assert without_nonces(lake.rows("masked.logins")).equals(without_nonces(before))
+
+
+def test_a_message_happened_when_it_was_received_unless_it_says_otherwise(lake: Lake):
+    moment = LANDED_AT - timedelta(minutes=7)
+    received = {"ReceivedAt": int(moment.timestamp() * 1000)}
+    own = login(2, occurred_at="2026-03-01T00:00:00Z")
+    messages = [message("a", login(1)) | received, message("b", own) | received, message("c", login(3))]
+    landing = Landing(lake.platform.home, 1 << 20, lambda: LANDED_AT)
+    lake.platform.__dict__["landing"] = landing
+    lake.platform.__dict__.pop("intake", None)
+    lake.take(lines(messages))
+    lake.take(lines([login(4)]))
+    before = lake.rows("masked.logins")
+    found = sorted(before.select("occurred_at", "received_at").rows())
+    told = moment.replace(microsecond=891_000)
+    assert [one for one, _ in found] == [datetime(2026, 3, 1, tzinfo=UTC), told, LANDED_AT, LANDED_AT]
+    assert {one for _, one in found} == {LANDED_AT}
+    assert lake.rows("raw.logins")["taken_at"].null_count() == 2
+    start = LANDED_AT.replace(minute=0, second=0, microsecond=0)
+    lake.platform.intake.remask(lake.tenant, LOGINS, start, Commit("again", 1, {}))
+    assert without_nonces(lake.rows("masked.logins")).equals(without_nonces(before))
+
+
+def test_a_raw_table_of_an_earlier_release_is_masked_again_and_grows(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+):
+    def without(contract: Contract) -> TableSpec:
+        spec = raw_table(contract)
+        return replace(spec, columns=tuple(one for one in spec.columns if one.name != "taken_at"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stores.intake.raw_table", without)
+        lake.take(lines(LOGIN_ROWS))
+    assert "taken_at" not in lake.rows("raw.logins").columns
+    before = lake.rows("masked.logins")
+    arrived = before["received_hour"][0]
+    assert lake.platform.intake.remask(lake.tenant, LOGINS, arrived, Commit("again", 1, {})) == 40
+    assert without_nonces(lake.rows("masked.logins")).equals(without_nonces(before))
+    lake.take(lines([message("a", login(1)) | {"ReceivedAt": 1000}]))
+    assert lake.rows("raw.logins")["taken_at"].null_count() == 40
 
 
 def test_masking_again_leaves_out_who_was_erased(lake: Lake):

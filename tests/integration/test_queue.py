@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
+from stores.aws import sqs_client
 from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.queue import MAX_BODY_BYTES, envelope
 from stores.settings import Settings
-from stores.sqs import SqsLimits, SqsQueue, sqs_client
+from stores.sqs import SqsLimits, SqsQueue
 from transforms.errors import QueueError, UsageError
 from transforms.records import open_message
 
@@ -155,7 +156,7 @@ def test_large_bodies_of_any_text_come_through(queue):
     messages = drain(queue)
     assert sorted(one.body for one in messages) == sorted(texts)
     for one in messages:
-        assert open_message(envelope(one)) == (one.id, one.body.encode())
+        assert open_message(envelope(one))[:2] == (one.id, one.body.encode())
 
 
 def test_a_fifo_queue_takes_and_gives_messages(tmp_path, credentials):
@@ -188,6 +189,64 @@ def test_a_queue_that_always_fails_is_named_without_a_message(tmp_path, credenti
     assert "did not send" in str(raised.value)
     assert "alice" not in str(raised.value)
     assert raised.value.__suppress_context__
+
+
+def test_a_full_queue_is_asked_by_many_polls_at_once_and_an_empty_one_by_one(tmp_path, credentials):
+    with own_queue(tmp_path) as queue:
+        ids = queue.send(bodies(300))
+        sizes, found = [], []
+        while messages := queue.receive(1000, 0):
+            sizes.append(len(messages))
+            found += messages
+        assert sizes[:4] == [10, 20, 40, 80]
+        assert sorted(one.id for one in found) == sorted(ids)
+        assert len(queue.receive(7, 0)) == 0
+        assert queue.delete(found) == []
+        assert counts(queue) == (0, 0, 0)
+
+
+def test_no_more_is_taken_than_was_asked_for(tmp_path, credentials):
+    with own_queue(tmp_path) as queue:
+        queue.send(bodies(100))
+        assert [len(queue.receive(limit, 0)) for limit in (10, 10, 10, 3)] == [10, 10, 10, 3]
+
+
+def test_what_throttles_and_fails_now_and_then_is_asked_again(tmp_path, credentials):
+    with own_queue(tmp_path, faults={"throttle": 0.2, "fail": 0.1}, visibility_s=30) as queue:
+        sent = []
+        for _ in range(5):
+            with contextlib.suppress(QueueError):
+                sent += queue.send(bodies(10))
+        found = []
+        for _ in range(20):
+            with contextlib.suppress(QueueError):
+                found += queue.receive(10, 0)
+        assert {one.id for one in found} >= set(sent)
+
+
+@pytest.mark.parametrize(
+    ("faults", "code"), [({"fail": 1.0}, "InternalError"), ({"throttle": 1.0}, "RequestThrottled")]
+)
+def test_a_queue_that_never_answers_well_is_named_by_its_code(tmp_path, credentials, faults, code):
+    with (
+        own_queue(tmp_path, faults=faults) as queue,
+        pytest.raises(QueueError, match=f"did not receive: {code}$"),
+    ):
+        queue.receive(10, 0)
+
+
+def test_a_queue_that_nobody_serves_is_told(tmp_path, credentials):
+    chosen = Settings(home=tmp_path, aws_endpoint_url="http://127.0.0.1:1")
+    queue = SqsQueue("http://127.0.0.1:1/1/logins", SqsLimits(2), lambda: sqs_client(chosen))
+    with pytest.raises(QueueError, match="did not receive: EndpointConnectionError"):
+        queue.receive(10, 0)
+
+
+def test_a_queue_that_is_not_there_is_named_by_its_code(tmp_path, credentials):
+    with moto_queue(tmp_path) as queue:
+        queue._url += "-none"
+        with pytest.raises(QueueError, match="did not receive: QueueDoesNotExist"):
+            queue.receive(10, 0)
 
 
 def test_the_server_does_misbehave(tmp_path, credentials):

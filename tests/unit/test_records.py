@@ -227,7 +227,19 @@ def test_a_bomb_stops_at_the_limit():
 def test_a_queue_message_is_known_by_its_two_fields():
     message = json.dumps({"MessageId": "m-1", "ReceiptHandle": "r", "Body": '{"a": "é"}'}).encode()
     assert is_message(message)
-    assert open_message(message) == ("m-1", '{"a": "é"}'.encode())
+    assert open_message(message)[:2] == ("m-1", '{"a": "é"}'.encode())
+
+
+@pytest.mark.parametrize(
+    ("told", "moment"), [("", None), (',"ReceivedAt":1500', 1500), (',"ReceivedAt":null', None)]
+)
+def test_a_message_tells_when_it_was_received_where_a_receiver_wrote_it(told: str, moment: int | None):
+    assert open_message(b'{"MessageId":"m","Body":"x"%s}' % told.encode()).received_ms == moment
+
+
+@pytest.mark.parametrize("moment", [b"-1", b'"now"', b"1.5", b"253402300800000", b"9" * 400])
+def test_a_moment_that_is_none_makes_no_message(moment: bytes):
+    assert not is_message(b'{"MessageId":"m","Body":"x","ReceivedAt":%s}' % moment)
 
 
 @pytest.mark.parametrize(

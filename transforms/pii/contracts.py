@@ -39,7 +39,7 @@ PERSONAL_SAMPLES = {
     "a name": "Jo Bloggs",
 }
 # Columns that every masked table has; a field of the same name would shadow one.
-RESERVED = ("event_id", "tenant", "received_at", "received_date", "received_hour", "event_hour")
+RESERVED = ("event_id", "tenant", "received_at", "received_date", "received_hour", "event_hour", "taken_at")
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,11 @@ def delivery_digest(key: bytes, sha256: bytes) -> bytes:
     return keyed_digest(key, b"delivery", sha256)
 
 
+def announced_digest(key: bytes, parts: Sequence[str]) -> bytes:
+    """Give the keyed digest of which object a bucket announced; a key's name may be a person's."""
+    return keyed_digest(key, b"announced", *(one.encode(errors="surrogatepass") for one in parts))
+
+
 def digest_uuid(digest: bytes) -> str:
     """Write a 16-byte digest as a UUID of version 8 (RFC 9562 section 5.8).
 

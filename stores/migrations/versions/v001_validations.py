@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import Column, Integer, Text
 
 revision = "v001"
-down_revision = "0004"
+down_revision = "q002"
 
 
 def upgrade() -> None:
