@@ -58,7 +58,7 @@ def _of_mart(mart: str, queries: Mapping[str, str], manifest: Mapping[str, Any])
 def _of_column(
     column: str, mart: str, queries: Mapping[str, str], tables: Mapping[str, list[str]]
 ) -> list[list[str]]:
-    """Follow a column through other marts and staging views to the masked tables; a bare count has no source."""
+    """Follow a column through other marts and staging views to masked tables; a bare count has no source."""
     from sqlglot.lineage import lineage
 
     schema = {"memory": {"masked": {table: dict.fromkeys(names, "varchar") for table, names in tables.items()}}}
