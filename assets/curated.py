@@ -5,12 +5,14 @@ from datetime import date
 from typing import Any
 
 import dagster as dg
+import polars as pl
 from dagster_dbt import DagsterDbtTranslator, DbtProject, dbt_assets
 
 from assets.batches import FRESH, ONE_HOUR, RETRY, Batches, listing, masked_rows, scrubbed
 from assets.catalog import materialisation
 from assets.logins import CONTRACT
 from assets.partitions import HOURS, hour_start
+from assets.validations import CONTRACT as VALIDATIONS
 from stores.captures import CaptureIntake
 from stores.dbt_lineage import load_lineage
 from stores.dbt_runs import DbtOutcome, ModelOutcome, TestOutcome, manifest_file
@@ -24,7 +26,7 @@ from transforms.errors import TableError
 Manifest = Mapping[str, Any]
 LINEAGE = load_lineage()
 # Who answers for the marts of a subject; a mart's subject is the folder that its model lies in.
-OWNERS = {CONTRACT.source: CONTRACT.owner, SOURCE: OWNER}
+OWNERS = {CONTRACT.source: CONTRACT.owner, SOURCE: OWNER, VALIDATIONS.source: VALIDATIONS.owner}
 
 
 class MartTranslator(DagsterDbtTranslator):
@@ -116,11 +118,24 @@ def curated_marts(
     """Rebuild, in every mart of logins, the dates on which the arrived events happened."""
     with scrubbed():
         rows = masked_rows(tables, ledger, CONTRACT, config.batches, context.partition_key)
-        touched = [
-            (str(tenant), part["event_hour"].dt.date().unique().to_list())
-            for (tenant,), part in rows.group_by("tenant", maintain_order=True)
-        ]
-        yield from _rebuild(marts, tables, CONTRACT.source, touched, context.run.run_id)
+        yield from _rebuild(marts, tables, CONTRACT.source, _dates_of(rows), context.run.run_id)
+        for batch in config.batches:
+            intake.finish_batch(batch)
+
+
+@dbt_assets(name="curated_validations", select=marts_of(VALIDATIONS.source), **_BUILT)
+def curated_validations(
+    context: dg.AssetExecutionContext,
+    config: Batches,
+    intake: dg.ResourceParam[Intake],
+    tables: dg.ResourceParam[Tables],
+    ledger: dg.ResourceParam[Ledger],
+    marts: dg.ResourceParam[Marts],
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Rebuild, in every mart of validations, the dates of the arrived decisions."""
+    with scrubbed():
+        rows = masked_rows(tables, ledger, VALIDATIONS, config.batches, context.partition_key)
+        yield from _rebuild(marts, tables, VALIDATIONS.source, _dates_of(rows), context.run.run_id)
         for batch in config.batches:
             intake.finish_batch(batch)
 
@@ -145,6 +160,14 @@ def curated_captures(
         yield from _rebuild(marts, tables, SOURCE, touched, context.run.run_id)
         for batch in config.batches:
             captures.finish_batch(batch)
+
+
+def _dates_of(rows: pl.DataFrame) -> list[tuple[str, list[date]]]:
+    """Give the dates on which masked rows happened, tenant by tenant."""
+    return [
+        (str(tenant), part["event_hour"].dt.date().unique().to_list())
+        for (tenant,), part in rows.group_by("tenant", maintain_order=True)
+    ]
 
 
 def _rebuild(

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from lockhouse.operations import Caller
     from orchestration.resources import Platform
     from stores.landing import Batch
+    from stores.ledger import Counts
 
 SEED = 20261121
 EVENTS = 20_000
+REQUESTS = 140
 PACKETS = 5_000
 DEVICE = "router-1"
 TENANT = "default"
@@ -30,10 +32,10 @@ TENANT = "default"
 @json_option
 @click.pass_obj
 def demo_command(home: Path | None, as_json: bool) -> None:
-    """Send synthetic logins and packets through everything: sealed, masked, into the marts, checked, scanned.
+    """Send synthetic data through everything: sealed, masked, into the marts, checked, scanned.
 
-    The data are made from the contracts and a seed, bad records and canaries among them. A second demo
-    changes nothing.
+    They are logins, packets and requests for validation, made from the contracts and a seed, bad records and
+    canaries among them. A second demo changes nothing.
     """
     with stopwatch() as watch:
         result = run_demo(home, quiet=as_json)
@@ -49,18 +51,24 @@ def run_demo(home: Path | None, *, quiet: bool) -> dict[str, Any]:
     from lockhouse.operations import canaries, list_tables, scan_leaks
     from lockhouse.runs import materialise
     from lockhouse.setup import prepare_home
+    from stores.outbox import MATERIALISE
 
     prepare_home(home)
     caller = caller_of(home, TENANT)
     platform = caller.platform
-    with working("Making synthetic logins and packets", not quiet):
+    with working("Making synthetic logins, packets and requests", not quiet):
         platform.landing.recover()
         batches = [*platform.landing.open_batches("logins"), *_land(caller)]
         captures = [*platform.landing.open_batches("captures"), *_land_capture(caller)]
+        requests = _submit(caller)
     with working("Logins: sealing, masking, building the marts, checking", not quiet):
         checks = materialise(platform, "logins", batches).checks
     with working("Captures: sealing, masking, building the marts, checking", not quiet):
         checks |= materialise(platform, "captures", captures).checks
+    with working("Validations: sealing, masking, building the marts, checking", not quiet):
+        validations = platform.landing.open_batches("validations")
+        platform.outbox.close_waiting(MATERIALISE, source="validations")
+        checks |= materialise(platform, "validations", validations).checks
     planted = canaries(caller)
     with working(f"Looking for {len(planted)} planted canaries in every file", not quiet):
         leaks = scan_leaks(caller, planted)
@@ -75,6 +83,8 @@ def run_demo(home: Path | None, *, quiet: bool) -> dict[str, Any]:
         "unknown": counts.unknown,
         "packets": packets.rows,
         "packets_accepted": packets.accepted,
+        "requests": requests.rows,
+        "requests_accepted": requests.accepted,
         "captured_until": _demo_time(platform).isoformat(),
         "tables": {one["table"]: one["rows"] for one in list_tables(caller)},
         "checks": checks,
@@ -110,6 +120,27 @@ def _land_capture(caller: Caller) -> list[Batch]:
     return caller.platform.landing.land("captures", TENANT, "hour.pcap", content, DEVICE)
 
 
+def _submit(caller: Caller) -> Counts:
+    """Submit a file of requests with canaries in them, and have them decided."""
+    from lockhouse.validation_operations import request_files, take_requests, work_through
+    from stores.canaries import canaries_of
+    from stores.contracts import load_contract
+    from transforms.pii.synthetic import as_json_lines, is_telling, synthetic_records
+    from transforms.validations.requests import request_contract
+
+    contract = request_contract(load_contract("validations"))
+    telling = [one for one in contract.fields if is_telling(one)]
+    values = iter(canaries_of(caller.platform.keys(TENANT), load_contract("validations")))
+    made = synthetic_records(contract, SEED + 3, REQUESTS, _demo_time(caller.platform), events_a_subject=2)
+    # Each value is planted in the field that it looks like one of.
+    planted = ({**record, **{one.name: next(values) for one in telling}} for record in made)
+    lines = as_json_lines(planted)
+    files = request_files(caller)
+    counts = take_requests(caller, files, [*files.left(), *files.land_content("requests.ndjson", lines)])
+    work_through(caller.platform, note)
+    return counts
+
+
 def _demo_time(platform: Platform) -> datetime:
     """Give the time of the home's first demo: a second one makes the very same files."""
     from orchestration.resources import now
@@ -142,9 +173,11 @@ def _messages(until: datetime) -> bytes:
 
 
 def _canaries(caller: Caller) -> list[str]:
-    from lockhouse.operations import canaries
+    """Give the canaries that go with logins and packets; those of validations are in the requests."""
+    from stores.canaries import canaries_of
+    from stores.contracts import load_contract
 
-    return canaries(caller)
+    return canaries_of(caller.platform.keys(TENANT), load_contract("logins"))
 
 
 def _canary_lines(caller: Caller, until: datetime) -> bytes:
@@ -187,6 +220,8 @@ def _tell(result: dict[str, Any], home: Path | None) -> None:
         note(f"All {result['events']:,} synthetic records had come before: nothing changed")
     if result["packets_accepted"]:
         note(f"{result['packets_accepted']:,} packets of {DEVICE} came in as a capture file")
+    if result["requests_accepted"]:
+        note(f"{result['requests_accepted']:,} requests for validation were submitted, and decided")
     show_table(["table", "rows"], result["tables"].items(), right=["rows"])
     note(
         f"Checks: {passed} of {len(result['checks'])} passed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ def ingest_command(
     """Take files of SOURCE into the lake. The originals are copied and stay; the copies are sealed and gone.
 
     SOURCE is captures, or the name of a contract, such as logins; PATHS are files, or folders of files. A
-    file that was taken before changes nothing. Exit code 4: done, but something is in quarantine.
+    file that was taken before changes nothing. Of validations, the files hold requests: they are submitted
+    one by one. Exit code 4: done, but something is in quarantine.
 
     \b
     Examples:
@@ -45,6 +47,7 @@ def ingest_command(
       lockhouse ingest logins exports/ --tenant acme --json
       lockhouse ingest logins --staged
       lockhouse ingest captures router.pcapng.gz --device router-7
+      lockhouse ingest validations requests.ndjson
     """
     if staged == bool(paths):
         raise click.UsageError("give PATHS, or --staged")
@@ -73,6 +76,10 @@ def ingest_files(
     from transforms.access import Right
 
     quarantine_spec(source)
+    if source == "validations":
+        if device is not None:
+            raise click.UsageError("requests for validation are of no device: leave --device out")
+        return _ingest_requests(home, list(_files(paths)), tenant)
     if device is not None and source not in OF_DEVICES:
         raise click.UsageError(f"{source} are of no device: leave --device out")
     owner = checked_device(device) if device else SHARED
@@ -90,6 +97,40 @@ def ingest_files(
     report = materialise(platform, source, [*left, *batches])
     counts = platform.ledger.counts([batch.id for batch in batches])
     return {**_summary(platform, tenant, batches, counts), "checks": report.checks, "resumed": len(left)}
+
+
+def _ingest_requests(home: Path | None, paths: Sequence[Path], tenant: str) -> dict[str, Any]:
+    """Submit requests, let the services decide, and take what they hand over, as it would go by itself.
+
+    Where a worker runs already, it decides, and what it hands over is taken by `up`, or the next time.
+    """
+    from lockhouse.main import caller_of
+    from lockhouse.runs import materialise
+    from lockhouse.setup import prepare_home
+    from lockhouse.validation_operations import ingest_requests, work_through
+    from stores.contracts import load_contract
+    from stores.outbox import MATERIALISE
+    from stores.settings import local_user
+    from transforms.access import Right
+
+    platform, _ = prepare_home(home)
+    platform.access.authorise(local_user(), Right.SUBMIT_VALIDATIONS, tenant)
+    platform.add_tenant(tenant, local_user())
+    counts = ingest_requests(caller_of(home, tenant), paths)
+    work_through(platform, note)
+    batches = platform.landing.open_batches("validations")
+    platform.outbox.close_waiting(MATERIALISE, source="validations")
+    report = materialise(platform, "validations", batches)
+    platform.lake_removal.forget_waiting(load_contract("validations"))
+    tables = {info.key: info.rows for info in platform.tables.listing(tenant)}
+    return {
+        "files": len(paths),
+        **asdict(counts),
+        "decided": platform.ledger.counts([one.id for one in batches]).rows,
+        "tables": tables,
+        "checks": report.checks,
+        "resumed": 0,
+    }
 
 
 def _claim_staged(platform: Platform, source: str, tenant: str) -> list[Batch]:
@@ -127,6 +168,8 @@ def _tell(result: dict[str, Any], source: str, device: str | None, tenant: str, 
         f"{result['accepted']:,} accepted, "
         f"{result['quarantined']:,} quarantined, {result['duplicates']:,} duplicates"
     )
+    if result.get("decided"):
+        note(f"{result['decided']:,} decisions are in the lake now")
     if result["resumed"]:
         note(f"{result['resumed']} batch(es) of an interrupted run were completed first")
     if result["unknown"]:

@@ -9,11 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from lockhouse.operations import Caller, checked_id
-from stores.contracts import load_contracts
+from stores.contracts import load_contract, produced
 from stores.devices import checked_device
 from stores.landing import OF_DEVICES, SHARED
 from stores.ledger import State
-from stores.specs import quarantines
 from stores.upload_policies import UploadPolicy
 from stores.uploads import Part, Upload, Uploads
 from transforms.access import Right
@@ -30,10 +29,10 @@ def land_events(caller: Caller, source: str, content: bytes, most: int = 0) -> t
 
     All records land, with one rename, whatever becomes of them: the verdicts foretell what the job will do.
     """
-    if source not in load_contracts():
-        raise MissingError(f"no such source of events; there are: {', '.join(sorted(load_contracts()))}")
+    if source not in produced():
+        raise MissingError(f"no such source of events; there are: {', '.join(produced())}")
     with caller.permitted(Right.INGEST, Action.EVENTS_POSTED, source=source, bytes=len(content)):
-        verdicts = judge_records(content, load_contracts()[source], most) if most else None
+        verdicts = judge_records(content, load_contract(source), most) if most else None
         [batch] = caller.platform.landing.land(source, caller.tenant, "events", content)
         caller.results["job"] = batch.id
         return batch.id, verdicts
@@ -145,8 +144,9 @@ def _job(row: dict[str, Any]) -> dict[str, Any]:
 
 def _owner(source: str, device: str | None) -> str | None:
     """Give whose a file is: a device's where the source is one of devices, nobody's otherwise."""
-    if source not in quarantines():
-        raise MissingError(f"no such source; there are: {', '.join(sorted(quarantines()))}")
+    known = {*produced(), *OF_DEVICES}
+    if source not in known:
+        raise MissingError(f"no such source; there are: {', '.join(sorted(known))}")
     if source not in OF_DEVICES:
         if device is not None:
             raise UsageError("files of this source are of no device: leave `device` out")

@@ -13,7 +13,7 @@ from transforms.access import Right
 from transforms.audit import Action
 
 # The masked table of each subject whose marts a rotation looks after.
-_MARTS = {"logins": "masked.logins", "captures": "masked.packets"}
+_MARTS = {"logins": "masked.logins", "captures": "masked.packets", "validations": "masked.validations"}
 
 Step = Callable[[str], None]
 

@@ -29,6 +29,8 @@ COMMANDS = {
     "send": "queue",
     "receive": "queue",
     "queue": "queue",
+    "validation": "validation",
+    "worker": "worker",
     "tables": "tables",
     "sql": "tables",
     "capture": "capture",
@@ -137,9 +139,9 @@ def main() -> None:
     except UsageError as error:
         _fail(error, WRONG_USAGE)
     except LockhouseError as error:
-        from transforms.errors import DecryptionError
+        from transforms.errors import DecryptionError, ErasedSubjectError
 
-        _fail(error, REFUSED if isinstance(error, DecryptionError) else FAILED)
+        _fail(error, REFUSED if isinstance(error, DecryptionError | ErasedSubjectError) else FAILED)
     except Exception as error:
         _fail(_reduced(error), FAILED)
 

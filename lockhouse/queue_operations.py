@@ -107,7 +107,8 @@ def redrive_queue(caller: Caller, source: str) -> int:
 
 def _known(source: str) -> str:
     # Only records of a contract come in messages; a capture is too large for one.
-    load_contract(source)
+    if load_contract(source).origin != "producer":
+        raise UsageError(f"{source} come by no queue: `lockhouse validation submit` takes a request")
     return source
 
 

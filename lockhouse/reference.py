@@ -136,8 +136,13 @@ RIGHT_MEANINGS: dict[Right, str] = {
     Right.ACCESS_SUBJECTS: "hand out everything about a data subject",
     Right.ERASE_SUBJECTS: "erase data subjects, and see the requests",
     Right.APPROVE_REVEALS: "decide on reveals that need a second person",
+    Right.SUBMIT_VALIDATIONS: "submit requests for validation",
+    Right.READ_VALIDATIONS: "see how far a validation is and what was decided",
+    Right.DISCLOSE_VALIDATIONS: "open the personal data of a validation",
+    Right.CHANGE_VALIDATIONS: "change and delete validations",
     Right.READ_AUDIT: "read and verify the audit trail",
     Right.OPERATE: "add tenants, users, clients, roles and grants; scan the home for leaks; "
+    "run the services of the validations; "
     "put dead letters back on a queue",
 }
 

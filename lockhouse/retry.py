@@ -10,6 +10,7 @@ import msgspec
 
 from lockhouse.operations import Caller, drop_quarantine
 from lockhouse.runs import materialise
+from lockhouse.validation_operations import retry_requests
 from transforms.access import Right
 from transforms.audit import Action
 from transforms.tables import quarantine_table
@@ -39,9 +40,12 @@ def retry_entries(caller: Caller, source: str, entry_ids: Sequence[str] | None) 
         if not messages:
             return {"retried": 0, "accepted": 0, "quarantined": 0}
         name, content = f"retry-{uuid.uuid4()}", b"\n".join(messages.values())
-        batches = platform.landing.land(source, caller.tenant, name, content)
-        materialise(platform, source, batches)
-        counts = platform.ledger.counts([batch.id for batch in batches])
+        if contract.origin == "platform":
+            counts = retry_requests(caller, name, content)
+        else:
+            batches = platform.landing.land(source, caller.tenant, name, content)
+            materialise(platform, source, batches)
+            counts = platform.ledger.counts([batch.id for batch in batches])
         caller.results.update(accepted=counts.accepted, quarantined=counts.quarantined)
     # What could not be taken again stays.
     drop_quarantine(caller, list(messages))

@@ -141,7 +141,8 @@ def subject_verify(home: Path | None, certificate: Path, public_key: str | None,
     Example:
       lockhouse --home copy/ subject verify certificate.json --public-key 3f…
     """
-    from stores.database import Database, read_database_address
+    from stores.database import Database
+    from stores.database_connections import read_database_address
     from stores.home import Home
     from stores.settings import load_settings
     from stores.verification import verify_certificate

@@ -67,13 +67,19 @@ def up_command(
     with _alone(platform.home.locks / "up.lock") as lock:
         crew = Crew(platform.home, lock, f"http://{host}:{port}", f"http://{host}:{api_port}")
         commands = _commands(write_workspace(platform.home.dagster), host, port)
-        beside = _receiver_command(platform.home) | _service_command(platform.home, host, api_port)
+        beside = _receiver_command(platform.home) | _worker_command(platform.home)
+        beside |= _service_command(platform.home, host, api_port)
         return crew.run(commands | beside | feed)
 
 
 def _receiver_command(home: Home) -> dict[str, list[str]]:
     """Give the process that takes messages from the queue of logins, by name."""
     return {"receiver": [sys.executable, "-m", "lockhouse.receiver", "--home", str(home.root)]}
+
+
+def _worker_command(home: Home) -> dict[str, list[str]]:
+    """Give the process of the validations' services, by name."""
+    return {"worker": [sys.executable, "-m", "lockhouse.main", "--home", str(home.root), "worker"]}
 
 
 def _service_command(home: Home, host: str, port: int) -> dict[str, list[str]]:

@@ -6,13 +6,15 @@ import dagster as dg
 
 import assets
 from orchestration import aws
-from orchestration.jobs import EXPORT_CAPTURE, INGEST, NIGHTLY, renew_tokens, upkeep
+from orchestration.jobs import EXPORT_CAPTURE, INGEST, NIGHTLY, forget_validations, renew_tokens, upkeep
 from orchestration.resources import Platform
 from orchestration.sensors import (
     capture_requests,
+    deleted_validations,
     forget_requests,
     landing_captures,
     landing_logins,
+    landing_validations,
     run_failures,
 )
 
@@ -47,13 +49,23 @@ STORES = (
     "rotation",
     "uploads",
     "access_packages",
+    "validation_upkeep",
+    "lake_removal",
 )
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets, include_specs=True),
-    jobs=[*INGEST.values(), EXPORT_CAPTURE, upkeep, renew_tokens],
+    jobs=[*INGEST.values(), EXPORT_CAPTURE, upkeep, renew_tokens, forget_validations],
     schedules=[NIGHTLY],
-    sensors=[landing_logins, landing_captures, capture_requests, forget_requests, run_failures],
+    sensors=[
+        landing_logins,
+        landing_captures,
+        landing_validations,
+        capture_requests,
+        forget_requests,
+        deleted_validations,
+        run_failures,
+    ],
     resources={
         **{name: _store(name) for name in STORES},
         "s3": dg.ResourceDefinition(lambda _context: aws.s3(platform().settings)),

@@ -9,13 +9,16 @@ from assets.batches import scrubbed
 from stores.access import Access
 from stores.access_packages import AccessPackages
 from stores.capture_upkeep import CaptureUpkeep
-from stores.contracts import load_contracts
+from stores.contracts import load_contract, load_contracts
 from stores.dbt_lineage import load_lineage
 from stores.erasing import Erasing
 from stores.maintenance import Maintenance, Upkeep
 from stores.rotation import Rotation
 from stores.specs import every_table
 from stores.uploads import Uploads
+from stores.validations.analytics import SOURCE
+from stores.validations.lake_removal import LakeRemoval
+from stores.validations.request_upkeep import RequestUpkeep
 
 INGEST_LOGINS = dg.define_asset_job(
     "ingest_logins",
@@ -40,12 +43,19 @@ EXPORT_CAPTURE = dg.define_asset_job(
     description="The sealed capture file of a device and hour, for a granted request.",
 )
 
-INGEST = {"logins": INGEST_LOGINS, "captures": INGEST_CAPTURES}
+INGEST_VALIDATIONS = dg.define_asset_job(
+    "ingest_validations",
+    selection=dg.AssetSelection.groups("validations").materializable(),
+    description="Decided validations: sealed, masked, and into the marts.",
+)
+
+INGEST = {"logins": INGEST_LOGINS, "captures": INGEST_CAPTURES, "validations": INGEST_VALIDATIONS}
 
 # The steps of a job that take the batches, by the name of their op.
 STEPS = {
     "logins": ("sealed_logins", "masked_logins", "served_user_logins", "curated_marts"),
     "captures": ("sealed_captures", "masked_packets", "curated_captures"),
+    "validations": ("sealed_validations", "masked_validations", "curated_validations"),
 }
 
 
@@ -63,9 +73,12 @@ def keep_up(
     erasing: dg.ResourceParam[Callable[[str], Erasing]],
     uploads: dg.ResourceParam[Callable[[str], Uploads]],
     access_packages: dg.ResourceParam[Callable[[str], AccessPackages]],
+    validation_upkeep: dg.ResourceParam[RequestUpkeep],
 ) -> None:
     """Complete the erasures that were left open, then do the upkeep of every source."""
     with scrubbed():
+        expired = validation_upkeep.keep_up(access.tenants(), datetime.now(UTC))
+        context.log.info("validations: %d requests past their retention are deleted", expired)
         for tenant in access.tenants():
             # Parts of an upload are readable: nobody may forget them there.
             uploads(tenant).sweep()
@@ -87,6 +100,20 @@ def _log_upkeep(context: dg.OpExecutionContext, tables: list[Upkeep]) -> None:
             "some rows" if done.rows_expired else "nothing",
             done.files_removed,
         )
+
+
+@dg.op(description="Takes deleted validations out of the lake.")
+def forget_deleted(context: dg.OpExecutionContext, lake_removal: dg.ResourceParam[LakeRemoval]) -> None:
+    """Forget what analytics asked for, where nothing of the tenant is on its way."""
+    with scrubbed():
+        rows = lake_removal.forget_waiting(load_contract(SOURCE))
+        context.log.info("validations: %d masked rows of deleted validations went", rows)
+
+
+@dg.job(description="Deleted validations leave raw, masked and the marts.")
+def forget_validations() -> None:
+    """Run the removal."""
+    forget_deleted()
 
 
 @dg.job(description="The lake's nightly upkeep.")

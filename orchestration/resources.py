@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 
+from orchestration.validations import Surroundings, Validations
 from stores.access import Access
 from stores.access_packages import AccessPackages
 from stores.announced_objects import AnnouncedObjects, ObjectLimits
@@ -23,7 +24,8 @@ from stores.certificates import Certificates
 from stores.contracts import load_contract
 from stores.copies import Copy, ExportCopy, PackageCopy, PartCopy, RegistryCopy, SeenCopy, TokenCopy
 from stores.data_subjects import DataSubjects
-from stores.database import Database, read_database_address
+from stores.database import Database
+from stores.database_connections import read_database_address
 from stores.devices import Devices
 from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.erasing import Erasing, ErasureStores
@@ -59,6 +61,8 @@ from stores.upload_policies import UploadPolicies, UploadPolicy
 from stores.uploads import Uploads
 from stores.user_logins import UserLogins, read_address
 from stores.users import Users
+from stores.validations.lake_removal import LakeRemoval
+from stores.validations.request_upkeep import RequestUpkeep
 from transforms.access import Role
 from transforms.audit import Action, Outcome
 from transforms.errors import UsageError
@@ -220,7 +224,8 @@ class Platform:
             raise UsageError("queues: a source and tenant have one queue of records, and one of objects")
         for one in listed:
             checked_tenant(one.tenant)
-            load_contract(one.source)
+            if load_contract(one.source).origin != "producer":
+                raise UsageError(f"queues: {one.source} come by none; requests are submitted one by one")
             if one.carries == "objects" and not (one.url and one.buckets):
                 raise UsageError(
                     "queues: one that carries objects needs its `url`, and the `buckets` it may name"
@@ -282,6 +287,32 @@ class Platform:
         """What Dagster is asked to do."""
         return Outbox(self.database, now)
 
+    @cached_property
+    def validations(self) -> Validations:
+        """The services of the identity validations."""
+        return Validations(
+            Surroundings(
+                self.settings,
+                self.home,
+                self.database,
+                self.landing,
+                self.outbox,
+                self.keys,
+                self.subject_keys,
+                now,
+            )
+        )
+
+    @cached_property
+    def validation_upkeep(self) -> RequestUpkeep:
+        """The upkeep of the validations' requests."""
+        return RequestUpkeep(self.validations.journal, self.validations.intake)
+
+    @cached_property
+    def lake_removal(self) -> LakeRemoval:
+        """The way of deleted validations out of the lake."""
+        return LakeRemoval(self.home, self.tables, self.marts, self.landing, self.outbox)
+
     def devices(self, tenant: str) -> Devices:
         """Give a tenant's device registry."""
         return Devices(tenant, self.keys(tenant), self.database, now)
@@ -314,6 +345,7 @@ class Platform:
             PackageCopy(self.access_packages(tenant), self.keys(tenant).query_digest),
             PartCopy(self.kept_parts(tenant)),
             RegistryCopy(self.devices(tenant), self.database),
+            self.validations.subject_requests(tenant),
         ]
         served = self._user_logins()
         if served:
@@ -338,6 +370,7 @@ class Platform:
             self.devices(tenant),
             self.audit,
             self.intake.vault(tenant),
+            partial(self.validations.gather, tenant),
         )
 
     def erasing(self, tenant: str) -> Erasing:
@@ -364,6 +397,7 @@ class Platform:
     def offboarding(self, tenant: str) -> Offboarding:
         """Give the end of a tenant."""
         served = self._user_logins()
+        beside = [ServedRows("validations", partial(self.validations.delete_tenant, tenant))]
         return Offboarding(
             OffboardingStores(
                 tenant,
@@ -374,7 +408,7 @@ class Platform:
                 self.landing,
                 self.outbox,
                 lambda: self.kept_exports(tenant),
-                [ServedRows(SERVED, partial(served.delete_tenant, tenant))] if served else [],
+                [*beside, *([ServedRows(SERVED, partial(served.delete_tenant, tenant))] if served else [])],
                 self.audit,
                 now,
             )
@@ -442,6 +476,7 @@ class Platform:
         database = Database.at(self.home.database, read_database_address(self.settings))
         database.migrate()
         database.close()
+        self.validations.migrate()
         # Whoever makes the home operates it; nobody becomes operator by making it again.
         if self.access.is_unclaimed() and self.access.assign(principal, Role.OPERATOR):
             self.audit.record(DEFAULT_TENANT, principal, Action.ROLE_ASSIGNED, Outcome.DONE, role=Role.OPERATOR)

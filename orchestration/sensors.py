@@ -11,12 +11,12 @@ import dagster as dg
 from assets.batches import scrubbed
 from assets.partitions import DEVICES, PACKET_HOURS, device_hour_key, hour_key
 from orchestration.forgetting import forget_partition
-from orchestration.jobs import EXPORT_CAPTURE, INGEST, batches_config
+from orchestration.jobs import EXPORT_CAPTURE, INGEST, batches_config, forget_validations
 from stores.access import Access
 from stores.audit import AuditTrail
 from stores.landing import Batch, Landing
 from stores.ledger import Ledger, State
-from stores.outbox import EXPORT, FORGET, Outbox
+from stores.outbox import EXPORT, FORGET, FORGET_VALIDATION, MATERIALISE, Outbox
 from transforms.audit import Action, Outcome
 
 # A dropped file has to hold its size for so long. Dagster itself looks every five seconds.
@@ -30,8 +30,11 @@ _MOST_RUNS = 2
 _PATIENCE = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=20), timedelta(hours=1))
 
 
-def _landing_sensor(source: str, described: str) -> dg.SensorDefinition:
-    """Make a source's sensor: it turns landed files into runs; its cursor holds batch ids, nothing else."""
+def _landing_sensor(source: str, described: str, *, is_dropped: bool = True) -> dg.SensorDefinition:
+    """Make a source's sensor: it turns landed files into runs; its cursor holds batch ids, nothing else.
+
+    Batches of a source whose files nobody drops are claimed already.
+    """
 
     @dg.sensor(
         name=f"landing_{source}",
@@ -49,7 +52,8 @@ def _landing_sensor(source: str, described: str) -> dg.SensorDefinition:
         # An error of the file system names the file.
         with scrubbed():
             landing.recover()
-            _claim(source, landing, set(access.tenants()))
+            if is_dropped:
+                _claim(source, landing, set(access.tenants()))
             batches = landing.open_batches(source)
         asked = json.loads(context.cursor or "{}")
         running = _running(source, context.instance, datetime.now(UTC))
@@ -65,6 +69,29 @@ def _landing_sensor(source: str, described: str) -> dg.SensorDefinition:
 
 landing_logins = _landing_sensor("logins", "files of login events")
 landing_captures = _landing_sensor("captures", "capture files")
+# Analytics asks in the outbox for what it landed; a batch that it was killed behind is found all the same.
+landing_validations = _landing_sensor("validations", "decided validations", is_dropped=False)
+
+
+@dg.sensor(
+    job=forget_validations,
+    minimum_interval_seconds=TICK_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks for one run for all deleted validations that the lake still has.",
+)
+def deleted_validations(
+    context: dg.SensorEvaluationContext, outbox: dg.ResourceParam[Outbox], landing: dg.ResourceParam[Landing]
+) -> dg.SensorResult | dg.SkipReason:
+    """Wait until no batch is on its way, which could bring such a row; one run at a time does all."""
+    with scrubbed():
+        # What analytics landed is among the open batches, which `landing_validations` asks runs for.
+        outbox.close_waiting(MATERIALISE, source="validations")
+        waiting, coming = outbox.waiting(FORGET_VALIDATION), landing.open_batches("validations")
+    if not waiting or coming:
+        return dg.SkipReason("nothing is deleted, or batches are on their way")
+    # The same requests do not run twice at once; what failed is asked for again a minute later.
+    minute = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M")
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"{waiting[-1].id}/{minute}")])
 
 
 @dg.sensor(

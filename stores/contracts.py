@@ -31,6 +31,11 @@ def sources(folder: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (folder or FOLDER).glob("*.yaml")))
 
 
+def produced(folder: Path | None = None) -> tuple[str, ...]:
+    """Give the sources whose records come from producers; those of others the platform makes itself."""
+    return tuple(one for one in sources(folder) if load_contract(one, folder).origin == "producer")
+
+
 @cache
 def _compiled(path: Path) -> Contract:
     return compile_contract(f"contracts/{path.name}", path.read_text())

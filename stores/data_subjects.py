@@ -15,6 +15,7 @@ import polars as pl
 from stores.contracts import load_contracts
 from stores.devices import Device, Devices
 from stores.keys import TenantKeys
+from stores.specs import domain_formats
 from stores.subjects import SubjectKeys
 from transforms.errors import UsageError
 from transforms.pii.canonical import canonicalise
@@ -85,7 +86,7 @@ class DataSubjects:
             return found
         possible = [one for one in (self._in_domain(value, name) for name in subject_domains()) if one]
         # What has the form of a person's id is taken for one, before it is taken for any text.
-        formed = [one for one in possible if subject_domains()[one.domain] is not None]
+        formed = [one for one in possible if _has_form(one)]
         known = [one for one in possible if self.is_known(one)]
         fitting = known or formed or possible
         if len(fitting) != 1:
@@ -148,10 +149,19 @@ class DataSubjects:
         )
 
 
+def _has_form(subject: Subject) -> bool:
+    """Whether an identifier has a form that not any text has; of the names of accounts, the UUIDs have."""
+    form = subject_domains()[subject.domain]
+    if form == "account":
+        return canonicalise(pl.Series([subject.id]), "uuid")[0] is not None
+    return form is not None
+
+
 def subject_domains() -> dict[str, str | None]:
     """Give the domains of the contracts' data subjects with their format, and that of devices."""
-    people = {str(one.subject.domain): one.subject.format for one in load_contracts().values()}
-    return {**people, DEVICE_DOMAIN: None}
+    people = {str(one.subject.domain) for one in load_contracts().values()}
+    formats = domain_formats()
+    return {**{domain: formats[domain] for domain in sorted(people)}, DEVICE_DOMAIN: None}
 
 
 def checked_domain(domain: str) -> str:

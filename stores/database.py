@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +16,26 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Column, Integer, LargeBinary, MetaData, Text
 
+from stores.database_connections import (
+    alembic_config,
+    begin_alone,
+    begin_immediate,
+    begin_reading,
+    close_all,
+    connect_options,
+    forbid_changes,
+    leave_sync_to_later,
+    name_driver,
+    prepare_sqlite,
+)
 from stores.home import sync
 from transforms.errors import DatabaseError, UsageError
 
 if TYPE_CHECKING:
-    from alembic.config import Config
-
-    from stores.settings import Settings
+    pass
 
 METADATA = MetaData()
-HEAD = "s002"  # the newest migration
+HEAD = "v001"  # the newest migration
 
 # What may pass two thousand millions. SQLite's whole numbers are all of 64 bits, and are left alone.
 LARGE = sa.BigInteger().with_variant(Integer, "sqlite")
@@ -310,6 +320,49 @@ EPOCHS = sa.Table(
     Column("destroyed_at", Text),
 )
 
+# Requests for validation as the gateway last sealed them; a deleted one keeps its id and the time.
+VALIDATION_REQUESTS = sa.Table(
+    "validation_requests",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("change", Text, nullable=False),
+    Column("fields", Text),
+    Column("deleted", Text),
+)
+
+# Under which key a request came, by keyed digests of the key and of what was sent.
+VALIDATION_KEYS = sa.Table(
+    "validation_keys",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("validation", Text, nullable=False),
+    Column("body", Text),
+    Column("created_at", Text, nullable=False),
+)
+
+# The gateway's events on their way to the queues.
+VALIDATION_EVENTS = sa.Table(
+    "validation_events",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# Which events analytics has met of a change, and the batch that took its record to the lake.
+VALIDATION_COMPLETIONS = sa.Table(
+    "validation_completions",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("validation", Text, primary_key=True),
+    Column("change", Text, primary_key=True),
+    Column("met", Text, nullable=False),
+    Column("batch_id", Text),
+)
+
 AUDIT = sa.Table(
     "audit",
     METADATA,
@@ -335,12 +388,6 @@ AUDIT_CHECKPOINTS = sa.Table(
 )
 
 
-# One number of ours among PostgreSQL's advisory locks, for whoever changes the application database.
-_LOCK = 0x6C6F636B61707064
-_CONNECT_S = 10
-_WAIT_S = 60
-
-
 # Where something may be deleted for good and must not stay behind; the trail only grows.
 _TRAIL = (AUDIT.name, AUDIT_CHECKPOINTS.name)
 FORGETTING = tuple(one.name for one in METADATA.sorted_tables if one.name not in _TRAIL)
@@ -349,26 +396,41 @@ FORGETTING = tuple(one.name for one in METADATA.sorted_tables if one.name not in
 class Database:
     """Connections to the application database. Making one connects to nothing."""
 
-    def __init__(self, url: str) -> None:
-        """Take SQLAlchemy's address of the database."""
+    def __init__(
+        self,
+        url: str,
+        scripts: str = "migrations",
+        head: str = HEAD,
+        forgetting: Sequence[str] = FORGETTING,
+        *,
+        is_read_only: bool = False,
+    ) -> None:
+        """Take SQLAlchemy's address, the folder of the migrations and the newest of them.
+
+        `forgetting` names the tables of which nothing may stay behind that was deleted.
+        """
+        self._scripts, self._head, self._forgetting = scripts, head, forgetting
         self.is_embedded = url.startswith("sqlite")
-        self.url = url if self.is_embedded else _with_driver(url)
-        self._engine = self._made_engine()
+        self.url = url if self.is_embedded else name_driver(url)
+        self._engine = self._made_engine(is_read_only)
         self._reading = threading.local()
         self._readers: list[Any] = []
         if not self.is_embedded:
             # A server counts its connections; nobody has to remember to give them back.
-            weakref.finalize(self, _close_all, self._engine, self._readers)
+            weakref.finalize(self, close_all, self._engine, self._readers)
         # A server syncs every commit; in SQLite a connection says whether it waits for the disk.
-        self._unsynced = self._made_engine() if self.is_embedded else self._engine
+        self._unsynced = self._made_engine(is_read_only) if self.is_embedded else self._engine
         if self.is_embedded:
-            sa.event.listen(self._unsynced, "connect", _leave_sync_to_later)
+            sa.event.listen(self._unsynced, "connect", leave_sync_to_later)
 
-    def _made_engine(self) -> sa.Engine:
-        engine = sa.create_engine(self.url, hide_parameters=True, **_options(self.is_embedded))
+    def _made_engine(self, is_read_only: bool) -> sa.Engine:
+        engine = sa.create_engine(self.url, hide_parameters=True, **connect_options(self.is_embedded))
         if self.is_embedded:
-            sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin_immediate if self.is_embedded else _begin_alone)
+            sa.event.listen(engine, "connect", prepare_sqlite)
+        begin = begin_reading if is_read_only else begin_immediate
+        sa.event.listen(engine, "begin", begin if self.is_embedded else begin_alone)
+        if is_read_only:
+            sa.event.listen(engine, "connect", forbid_changes)
         return engine
 
     @staticmethod
@@ -488,25 +550,25 @@ class Database:
                 return
             raw.autocommit = True
             try:
-                for name in FORGETTING:
+                for name in self._forgetting:
                     raw.execute(f"vacuum full {name}")
             finally:
                 raw.autocommit = False
 
     def close(self) -> None:
         """Close the connections that nobody uses; the next use opens new ones."""
-        _close_all(self._engine, self._readers)
+        close_all(self._engine, self._readers)
         self._reading = threading.local()
 
     def migrate(self) -> None:
         """Bring the schema to the newest migration; nothing happens where it is there."""
-        if self.revision() == HEAD:
+        if self.revision() == self._head:
             return
         from alembic import command
 
         # On a server, the lock lets one process after the other make the tables.
         with nullcontext() if self.is_embedded else self.begin():
-            command.upgrade(_alembic_config(self.url), "head")
+            command.upgrade(alembic_config(self.url, self._scripts), "head")
 
     def revision(self) -> str | None:
         """Give the schema's migration, None for an empty database."""
@@ -521,80 +583,5 @@ class Database:
 
         Raises: UsageError with what to do.
         """
-        if self.revision() != HEAD:
+        if self.revision() != self._head:
             raise UsageError("this home is not made yet, or is of another release: run `lockhouse init`")
-
-
-def _alembic_config(url: str) -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["url"] = url
-    return config
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's connection
-    """Wait for other writers, sync every commit, overwrite what is deleted."""
-    connection.isolation_level = None  # transactions are begun below, as immediate ones
-    for pragma in (
-        "journal_mode = wal",
-        "synchronous = full",
-        "busy_timeout = 60000",
-        "secure_delete = on",
-        "foreign_keys = on",
-    ):
-        connection.execute(f"pragma {pragma}")
-
-
-def _leave_sync_to_later(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's connection
-    connection.execute("pragma synchronous = normal")
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    """Take the write lock first: a chain is never extended from a head that somebody else moved."""
-    connection.exec_driver_sql("begin immediate")
-
-
-def _begin_alone(connection: sa.Connection) -> None:
-    """Do on PostgreSQL what an immediate transaction does in SQLite; who only reads does not wait."""
-    if not connection.get_execution_options().get("only_reads"):
-        connection.exec_driver_sql("select pg_advisory_xact_lock(%s)", (_LOCK,))
-
-
-def _options(is_embedded: bool) -> dict[str, Any]:
-    if is_embedded:
-        return {}
-    # A connection that died in the pool is replaced, and who waits for the lock gives up in the end.
-    settings = f"-c lock_timeout={_WAIT_S}s -c timezone=UTC"
-    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_S, "options": settings}}
-
-
-def _close_all(engine: sa.Engine, readers: list[Any]) -> None:
-    while readers:
-        readers.pop().close()
-    engine.dispose()
-
-
-def _with_driver(url: str) -> str:
-    """Name the driver that we have: SQLAlchemy would take another one."""
-    scheme, _, rest = url.partition("://")
-    return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else url
-
-
-def read_database_address(settings: Settings) -> str | None:
-    """Give the application database's address from the settings or the file that they name; None for SQLite.
-
-    Raises: UsageError where the file cannot be read, or the address is of no database that we know.
-    """
-    url = settings.database_url
-    if settings.database_url_file is not None:
-        try:
-            url = settings.database_url_file.read_text().strip()
-        except OSError as error:
-            raise UsageError(f"database_url_file cannot be read: {error.strerror}") from None
-    if not url:
-        return None
-    if url.partition("://")[0].partition("+")[0] not in ("postgresql", "postgres", "sqlite"):
-        raise UsageError("database_url is no address of PostgreSQL: postgresql://user@host/database")
-    return url

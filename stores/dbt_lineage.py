@@ -58,12 +58,16 @@ def _of_mart(mart: str, queries: Mapping[str, str], manifest: Mapping[str, Any])
 def _of_column(
     column: str, mart: str, queries: Mapping[str, str], tables: Mapping[str, list[str]]
 ) -> list[list[str]]:
-    """Follow a column through the staging views to the masked tables; a bare count has no source column."""
+    """Follow a column through other marts and staging views to masked tables; a bare count has no source."""
     from sqlglot.lineage import lineage
 
     schema = {"memory": {"masked": {table: dict.fromkeys(names, "varchar") for table, names in tables.items()}}}
-    staging = {f"memory.staging.{name}": query for name, query in queries.items() if name.startswith("stg_")}
-    root = lineage(column, queries[mart], schema=schema, sources=staging, dialect="duckdb")
+    inner = {
+        f"memory.{'staging' if name.startswith('stg_') else 'curated'}.{name}": query
+        for name, query in queries.items()
+        if name != mart
+    }
+    root = lineage(column, queries[mart], schema=schema, sources=inner, dialect="duckdb")
     leaves = {tuple(leaf.name.split(".")) for leaf in root.walk() if not leaf.downstream}
     # A leaf that is no column of a table is the query itself: what a bare count is made of.
     return sorted([*leaf] for leaf in leaves if len(leaf) == 2 and leaf[1] in tables.get(leaf[0], ()))

@@ -106,6 +106,15 @@ class EmbeddedQueue:
             sql = "update messages set is_dead = 0, receives = 0, receipt = null, visible_at = ? where is_dead"
             return connection.execute(sql, (self._clock(),)).rowcount
 
+    def discard(self, part: str) -> int:
+        """Delete every message in whose body some text stands, received or not; give how many went."""
+        if not self._path.exists():
+            return 0
+        with self._writing() as connection:
+            gone = connection.execute("delete from messages where instr(body, ?)", (part,)).rowcount
+        self._opened().execute("pragma wal_checkpoint(truncate)").fetchall()
+        return gone
+
     def close(self) -> None:
         """Close the file."""
         if self._connection is not None:

@@ -49,6 +49,11 @@ class Home:
         return self.root / "lockhouse.db"
 
     @property
+    def validations(self) -> Path:
+        """The two stores of the validations, and the queues of their events: sealed, all of it."""
+        return self.root / "validations"
+
+    @property
     def checkpoints(self) -> Path:
         """Signed heads of the audit chains."""
         return self.root / "audit"
@@ -108,7 +113,7 @@ class Home:
     def make(self) -> None:
         """Create the folders, for their owner only."""
         folders = (self.landing, self.lake, self.keys, self.checkpoints, self.dagster, self.dbt, self.tmp)
-        for folder in (self.root, *folders, self.locks):
+        for folder in (self.root, *folders, self.validations, self.locks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 

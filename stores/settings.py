@@ -166,6 +166,34 @@ class Settings(BaseSettings):
     postgres_url_file: Path | None = Field(
         None, description="The file with that address, where it holds a password."
     )
+    low_store_url: str | None = Field(
+        None,
+        description="SQLAlchemy address of the low-security store of validations, without a password; SQLite "
+        "in the home without it.",
+    )
+    low_store_url_file: Path | None = Field(
+        None, description="The file with that address, where it holds a password."
+    )
+    high_store_url: str | None = Field(
+        None,
+        description="SQLAlchemy address of the high-security store of validations, without a password; SQLite "
+        "in the home without it.",
+    )
+    high_store_url_file: Path | None = Field(
+        None, description="The file with that address, where it holds a password."
+    )
+    validation_queue_url: str | None = Field(
+        None,
+        description="The SQS queues of the validations' events, with {service} where a service's name goes; "
+        "embedded queues without it.",
+    )
+    validation_minimum_age: int = Field(18, ge=0, description="Age in years under which a person is rejected.")
+    validation_minimum_ages: str = Field(
+        "", description="Tenants with another age, by commas, such as acme=16,other=21."
+    )
+    validation_keep_decisions: str = Field(
+        "", description="Tenants, by commas, that keep the decision of a deleted validation; * for all."
+    )
     rotation_horizon_days: int = Field(
         30, ge=0, description="Days after a rotation until the old token keys are destroyed."
     )

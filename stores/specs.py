@@ -9,6 +9,9 @@ from transforms.capture import tables as captures
 from transforms.errors import UsageError
 from transforms.tables import TOKEN_MAP, VAULT_CELLS, TableSpec, quarantine_table, table_specs
 
+# Every UUID is the name of an account as well, written the same way.
+_WIDE = ("account",)
+
 
 @cache
 def every_table() -> tuple[TableSpec, ...]:
@@ -35,10 +38,15 @@ def quarantine_spec(source: str) -> TableSpec:
 
 
 def domain_formats() -> dict[str, str | None]:
-    """Give every join domain with the canonical format of its values, None for any text."""
+    """Give every join domain with the canonical format of its values, None for any text.
+
+    Where contracts differ, the format that takes more values: both write a common value alike.
+    """
     formats = dict(captures.DOMAIN_FORMATS)
     for contract in load_contracts().values():
-        formats |= {one.domain: one.format for one in contract.fields if one.domain}
+        for one in contract.fields:
+            if one.domain and formats.get(one.domain) not in _WIDE:
+                formats[one.domain] = one.format
     return formats
 
 

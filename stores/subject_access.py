@@ -60,8 +60,10 @@ class SubjectAccess:
         devices: Devices,
         audit: AuditTrail,
         vault: Vault,
+        requests_of: Callable[[Subject], list[dict[str, Any]]],
     ) -> None:
-        """Remember the stores; nothing is opened yet."""
+        """Remember the stores; `requests_of` gives a subject's validation requests."""
+        self._requests_of = requests_of
         self._tenant, self._tables, self._sealer, self._places = tenant, tables, sealer, places
         self._exports, self._devices, self._audit = exports, devices, audit
         self._vault, self._removal = vault, RowRemoval(tables, tenant)
@@ -79,6 +81,7 @@ class SubjectAccess:
             {**row, "received_at": row["received_at"].isoformat()}
             for row in self._vault.of_subject(subject.ref).iter_rows(named=True)
         ]
+        entries["validation requests"] = self._requests_of(subject)
         entries["quarantine"] = list(self._quarantined(subject))
         entries["devices"] = [_described(one) for one in subject.stretches]
         entries["audit trail"] = list(self._audited(subject, digest_of))

@@ -23,6 +23,7 @@ from transforms.errors import DecryptionError, ErasedSubjectError
 from transforms.pii.ciphers import length_prefixed, siv_decrypt, siv_encrypt
 from transforms.pii.identities import subject_referrer, subject_refs
 from transforms.pii.siv import SivKey, decrypt_column, encrypt_column
+from transforms.validations.sealing import public_half_of
 
 KEY_BYTES = 32
 _REF_BYTES = 16
@@ -39,6 +40,9 @@ create table if not exists subjects (
     check ((state = 'live') = (wrapped is not null))
 ) without rowid;
 create table if not exists day_keys (day text primary key, wrapped blob not null) without rowid;
+create table if not exists public_halves (ref blob primary key, half blob not null) without rowid;
+create table if not exists requests (id text primary key, ref blob not null) without rowid;
+create index if not exists requests_of_a_subject on requests (ref);
 """
 
 
@@ -109,6 +113,63 @@ class SubjectKeys:
                 " on conflict (ref) do update set wrapped = null, state = 'erased'",
                 [(ref,) for ref in refs],
             )
+            database.executemany("delete from public_halves where ref = ?", [(ref,) for ref in refs])
+            database.commit()
+            _settle(database)
+
+    def public_half(self, ref: bytes, request: str | None = None) -> bytes:
+        """Give the public half of a subject's key, published when the subject is first met.
+
+        A request that is named is noted as being about them: nothing else says so without being opened.
+        Raises: ErasedSubjectError where they were erased.
+        """
+        with self._opened() as database:
+            row = database.execute("select half from public_halves where ref = ?", (ref,)).fetchone()
+            half = bytes(row[0]) if row else self._published(database, ref)
+            if request is not None:
+                # Not for one who was erased in between: the tombstone is looked at in the same statement.
+                live = "select ?, ref from subjects where ref = ? and state = 'live'"
+                database.execute(f"insert or ignore into requests {live}", (request, ref))
+                database.commit()
+        return half
+
+    def _published(self, database: sqlite3.Connection, ref: bytes) -> bytes:
+        """Derive a public half and keep it; a subject who was never met gets a key first."""
+        found = self._wrapped(database, [ref])
+        if not found:
+            self._insert(database, [ref])
+            found = self._wrapped(database, [ref])
+        wrapped = found[ref]
+        if wrapped is None:
+            raise ErasedSubjectError("the data subject was erased: nothing more is stored of them")
+        half = public_half_of(self._unwrapped({ref: wrapped})[ref])
+        kept = (
+            "insert or ignore into public_halves select ref, ? from subjects where ref = ? and state = 'live'"
+        )
+        database.execute(kept, (half, ref))
+        database.commit()
+        return half
+
+    def subject_of_request(self, request: str) -> bytes | None:
+        """Give the reference of whom a request is about; None for one that is unknown, or was let go."""
+        with self._opened() as database:
+            row = database.execute("select ref from requests where id = ?", (request,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def requests_of(self, refs: Sequence[bytes]) -> list[str]:
+        """Give the requests that are about some subjects, in the order of their ids."""
+        with self._opened() as database:
+            found = [
+                str(row[0])
+                for ref in refs
+                for row in database.execute("select id from requests where ref = ?", (ref,))
+            ]
+        return sorted(found)
+
+    def detach_requests(self, requests: Sequence[str]) -> None:
+        """Forget whom requests were about."""
+        with self._opened() as database:
+            database.executemany("delete from requests where id = ?", [(one,) for one in requests])
             database.commit()
             _settle(database)
 

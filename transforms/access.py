@@ -19,6 +19,10 @@ class Right(StrEnum):
     ACCESS_SUBJECTS = "subjects:access"
     ERASE_SUBJECTS = "subjects:erase"
     APPROVE_REVEALS = "pii:approve"
+    SUBMIT_VALIDATIONS = "validations:write"
+    READ_VALIDATIONS = "validations:read"
+    DISCLOSE_VALIDATIONS = "validations:pii"
+    CHANGE_VALIDATIONS = "validations:change"
     READ_AUDIT = "audit:read"
     OPERATE = "admin"
 
@@ -48,6 +52,8 @@ RIGHTS: dict[Role, frozenset[Right]] = {
             Right.READ_QUARANTINE,
             Right.CHANGE_QUARANTINE,
             Right.MANAGE_DEVICES,
+            Right.SUBMIT_VALIDATIONS,
+            Right.READ_VALIDATIONS,
         }
     ),
     Role.ANALYST: frozenset({Right.READ_TABLES, Right.READ_CAPTURES}),
@@ -62,10 +68,13 @@ RIGHTS: dict[Role, frozenset[Right]] = {
             Right.READ_AUDIT,
             Right.READ_CAPTURES,
             Right.MANAGE_DEVICES,
+            Right.READ_VALIDATIONS,
+            Right.DISCLOSE_VALIDATIONS,
+            Right.CHANGE_VALIDATIONS,
         }
     ),
     Role.AUDITOR: frozenset({Right.READ_AUDIT}),
-    Role.CLIENT: frozenset({Right.INGEST}),
+    Role.CLIENT: frozenset({Right.INGEST, Right.SUBMIT_VALIDATIONS, Right.READ_VALIDATIONS}),
 }
 
 

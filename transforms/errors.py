@@ -9,9 +9,11 @@
     │   └── UnknownCallerError            nobody is named, or the proof of it does not count
     ├── UsageError             Final      the request itself is wrong
     │   ├── MissingError                  what is asked for is not there
+    │   │   └── GoneError                 it was there, and was deleted
     │   ├── ConflictError                 it contradicts what came before it
     │   ├── QueryError                    a query does not run
     │   └── TooLargeError                 it is larger than is taken
+    ├── EventError             Final      a message is no event that is known here
     ├── TableError             Final      a table is absent or not what was expected
     ├── AuditError             Final      the audit chain does not hold
     ├── CertificateError       Final      an erasure certificate does not hold
@@ -91,6 +93,10 @@ class MissingError(UsageError):
     """What is asked for is not there, or not for this caller."""
 
 
+class GoneError(MissingError):
+    """It was deleted: what remains is its id and when that was."""
+
+
 class ConflictError(UsageError):
     """The request contradicts what came before it: another body under the same key, a changed part."""
 
@@ -110,6 +116,10 @@ class QuotaError(LockhouseError, Retryable):
         """Keep how long to wait, in seconds."""
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class EventError(LockhouseError, Final):
+    """A message is no event of a kind and version that is known here; it becomes a dead letter."""
 
 
 class TableError(LockhouseError, Final):

@@ -199,6 +199,9 @@ def _expectation(declared: Field) -> str:
         "uuid": "a UUID",
         "mac": "a MAC address",
         "email": "an e-mail address",
+        "account": "the name of an account",
+        "phone": "a phone number that begins with + and the country",
+        "date": "a date of the calendar, YYYY-MM-DD",
     }.get(declared.format or "")
     if declared.logical_type == "timestamp":
         wanted = "an RFC 3339 time with an offset"

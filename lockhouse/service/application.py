@@ -24,6 +24,7 @@ from lockhouse.service import (
     tables,
     tokens,
     trail,
+    validations,
 )
 from lockhouse.service.doorkeeper import Doorkeeper, Meter
 from lockhouse.service.limits import Buckets
@@ -32,8 +33,8 @@ from orchestration.resources import Platform
 
 _HERE = Path(__file__).parent
 _ABOUT = """
-Login events and packet captures: in, masked, queried, and given back to whoever may have them. Every request
-is in the audit trail before its answer leaves.
+Login events, packet captures and identity validations: in, masked, queried, and given back to whoever may have
+them. Every request is in the audit trail before its answer leaves.
 """
 ROOMS = (
     health,
@@ -43,6 +44,7 @@ ROOMS = (
     tables,
     subjects,
     approvals,
+    validations,
     trail,
     sign_in,
     pages,

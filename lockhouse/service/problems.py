@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from transforms.errors import (
     BusyError,
     ConflictError,
+    ErasedSubjectError,
+    GoneError,
     LockhouseError,
     MissingError,
     QueryError,
@@ -33,7 +35,9 @@ MEDIA_TYPE = "application/problem+json"
 _STATUS: tuple[tuple[type[LockhouseError], int], ...] = (
     (UnknownCallerError, 401),
     (RefusedError, 403),
+    (GoneError, 410),
     (MissingError, 404),
+    (ErasedSubjectError, 409),
     (ConflictError, 409),
     (TooLargeError, 413),
     (UsageError, 422),

@@ -976,7 +976,7 @@ def test_the_demo_sends_canaries_through_everything_and_a_second_changes_nothing
     assert first.code == DONE, first.err
     result = first.json
     assert {"tables", "checks", "seconds"} <= set(result)
-    assert (result["leaks"], result["duplicates"], result["canaries"]) == (0, 1, 1000)
+    assert (result["leaks"], result["duplicates"], result["canaries"]) == (0, 1, 2000)
     assert result["events"] == result["accepted"] + result["quarantined"] + result["duplicates"]
     assert all(result["checks"].values())
     second = call("demo", "--json", home=home).json

@@ -23,6 +23,15 @@ RECORD = {
     "app_version": "2.3.0",
     "locale": None,
 }
+REQUEST = {
+    "username": "jo.bloggs",
+    "full_name": "Jo Bloggs",
+    "date_of_birth": "1980-02-29",
+    "address_street": "1 High Street",
+    "address_city": "Kowloon",
+    "address_country": "HK",
+    "phone_number": "+85221234567",
+}
 
 
 def free_port() -> int:
@@ -55,9 +64,9 @@ def wait_for(condition, seconds: float) -> float:
     return time.monotonic() - start
 
 
-def rows(home: Path) -> int:
+def rows(home: Path, key: str = "masked.logins") -> int:
     tables = Platform(load_settings(home)).tables
-    return tables.info("default", "masked.logins").rows if tables.exists("default", "masked.logins") else 0
+    return tables.info("default", key).rows if tables.exists("default", key) else 0
 
 
 def start(home: Path, port: int, said: Path) -> subprocess.Popen[bytes]:
@@ -73,6 +82,7 @@ def test_from_start_to_stop(tmp_path: Path):
         wait_for(lambda: "Ctrl-C" in said.read_text() or process.poll() is not None, 120)
         check_addresses(said, port)
         check_that_a_dropped_file_is_taken(home)
+        check_that_a_request_is_decided_taken_and_forgotten(home)
         check_that_a_home_is_up_only_once(home)
         check_that_everything_stops(process, said)
     finally:
@@ -91,6 +101,21 @@ def check_that_a_dropped_file_is_taken(home: Path) -> None:
     drop.write_text(json.dumps(RECORD) + "\n")
     wait_for(lambda: rows(home) == 1, 90)
     wait_for(lambda: not drop.exists() and not list((home / "landing" / ".batches").glob("*")), 60)
+
+
+def check_that_a_request_is_decided_taken_and_forgotten(home: Path) -> None:
+    """Worker, sensor and runs do it by themselves."""
+    platform = Platform(load_settings(home))
+    validation = platform.validations.intake.submit("default", REQUEST, "username").validation
+    find = platform.validations.disclosure.find_status
+    wait_for(lambda: find("default", validation).decision == "accepted", 30)
+    wait_for(lambda: rows(home, "masked.validations") == 1, 90)
+    wait_for(lambda: rows(home, "curated.validation_outcomes") == 1, 60)
+    wait_for(lambda: not list((home / "landing" / ".batches").glob("*")), 60)
+    platform.validations.intake.delete("default", validation)
+    wait_for(lambda: rows(home, "masked.validations") == 0, 90)
+    wait_for(lambda: rows(home, "curated.validation_outcomes") == 0, 60)
+    wait_for(lambda: platform.outbox.waiting("forget-validation") == [], 60)
 
 
 def check_that_a_home_is_up_only_once(home: Path) -> None:

@@ -16,7 +16,8 @@ from alembic.migration import MigrationContext
 
 from orchestration.resources import Platform
 from stores.approvals import GRANTED
-from stores.database import HEAD, METADATA, Database, _alembic_config, read_database_address
+from stores.database import HEAD, METADATA, Database
+from stores.database_connections import alembic_config, read_database_address
 from stores.idempotency import Answer
 from stores.settings import Settings, load_settings
 from transforms.access import Role
@@ -51,9 +52,9 @@ def platform(tmp_path, postgres):
 def test_every_migration_goes_up_and_down_and_up_again(postgres, database):
     from alembic import command
 
-    command.downgrade(_alembic_config(database.url), "0001")
+    command.downgrade(alembic_config(database.url, "migrations"), "0001")
     assert database.revision() == "0001"
-    command.upgrade(_alembic_config(database.url), "head")
+    command.upgrade(alembic_config(database.url, "migrations"), "head")
     assert database.revision() == HEAD
 
 

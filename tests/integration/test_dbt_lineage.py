@@ -8,7 +8,10 @@ def test_marts_are_followed_to_the_masked_columns():
     assert set(lineage) == {
         *("daily_logins", "device_activity", "user_sessions"),
         *("device_hours", "flows", "top_talkers"),
+        *("validation_outcomes", "validation_rates", "validation_reasons"),
     }
+    # A mart that is made of another one is followed through it.
+    assert ("validations", "username_token") in lineage["validation_rates"]["people"]
     assert lineage["daily_logins"]["users"] == [("logins", "user_id_token")]
     assert lineage["daily_logins"]["networks"] == [("logins", "ip_net24"), ("logins", "ip_net48")]
     assert lineage["user_sessions"]["started_at"] == [("logins", "occurred_at")]
@@ -41,4 +44,7 @@ def test_only_made_up_columns_come_from_nowhere():
         *((mart, "logins") for mart in ("daily_logins", "device_activity", "user_sessions")),
         *((mart, "packets") for mart in ("device_hours", "flows", "top_talkers")),
         ("flows", "service"),
+        ("validation_outcomes", "decisions"),
+        ("validation_rates", "validations"),
+        ("validation_reasons", "rejections"),
     }

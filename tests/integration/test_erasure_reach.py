@@ -36,6 +36,7 @@ FOLDERS = {
     "tmp": SCANNED,
     "locks": OURS,
     "settings.toml": OURS,
+    "validations": "the copy `validations`",
 }
 # What lies beside the zones of a tenant's lake.
 BESIDE_ZONES = {"seen": "the copy `seen events`"}
@@ -66,6 +67,10 @@ TABLES = {
     "devices": "the copy `device registry`",
     "ownerships": "the copy `device registry`",
     "device_addresses": "the copy `device registry`",
+    "validation_requests": "the copy `validations`",
+    "validation_keys": DIGESTS,
+    "validation_events": "the copy `validations`",
+    "validation_completions": "the copy `validations`",
     "device_groups": "pseudonyms of devices, which others may have had",
 }
 
@@ -74,6 +79,9 @@ ADDRESSES = {
     "postgres_url": "the copy `served.user_logins`",
     "database_url": "the application tables above, elsewhere",
     "queue_url": READABLE,
+    "low_store_url": "the copy `validations`",
+    "high_store_url": "the copy `validations`",
+    "validation_queue_url": "sealed under the key that is destroyed first; what comes of it late is refused",
     "service_url": OURS,
     "aws_endpoint_url": OURS,
 }

@@ -64,6 +64,26 @@ ROUTES: dict[tuple[str, str], tuple[str, Right | None, dict[str, Any], int]] = {
     ),
     ("POST", "/v1/uploads/{upload}/complete"): (f"/v1/uploads/{JOB}/complete", Right.INGEST, {}, 404),
     ("GET", "/v1/jobs/{job}"): (f"/v1/jobs/{JOB}", Right.INGEST, {}, 404),
+    ("POST", "/v1/validations"): (
+        "/v1/validations",
+        Right.SUBMIT_VALIDATIONS,
+        {"json": {"username": "jo.bloggs"}},
+        422,
+    ),
+    ("GET", "/v1/validations/{validation}"): (f"/v1/validations/{JOB}", Right.READ_VALIDATIONS, {}, 404),
+    ("GET", "/v1/validations/{validation}/pii"): (
+        f"/v1/validations/{JOB}/pii",
+        Right.DISCLOSE_VALIDATIONS,
+        {},
+        404,
+    ),
+    ("PATCH", "/v1/validations/{validation}"): (
+        f"/v1/validations/{JOB}",
+        Right.CHANGE_VALIDATIONS,
+        {"json": {"phone_number": "+12025550123"}},
+        404,
+    ),
+    ("DELETE", "/v1/validations/{validation}"): (f"/v1/validations/{JOB}", Right.CHANGE_VALIDATIONS, {}, 404),
     ("GET", "/v1/tables"): ("/v1/tables", Right.READ_TABLES, {}, 200),
     ("POST", "/v1/sql"): (
         "/v1/sql",

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Callable
+from datetime import date
 
 import polars as pl
 
@@ -22,11 +24,13 @@ _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = rf"^({_OCTET}\.){{3}}{_OCTET}$"
 _UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _MAC = "^([0-9a-f]{2}:){5}[0-9a-f]{2}$"
+_PHONE = r"^\+[1-9][0-9]{6,14}$"
+_DATE = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 _EMAIL = r"^[^\s@]{1,64}@[^\s@.]+(\.[^\s@.]+)+$"
 
 
 def canonicalise(values: pl.Series, form: str | None) -> pl.Series:
-    """Bring values to the canonical text of a form: `ip`, `uuid`, `mac`, `email`, None for text.
+    """Bring values to the canonical text of a form, such as `ip` or `phone`; None stands for any text.
 
     >>> canonicalise(pl.Series(["2001:DB8::0:1", "1.2.3.4", "1.2.3.456"]), "ip").to_list()
     ['2001:db8::1', '1.2.3.4', None]
@@ -82,6 +86,41 @@ def _canonical_emails(values: pl.Series) -> pl.Series:
     return frame.select(lowered.alias(values.name)).to_series()
 
 
+def _canonical_accounts(values: pl.Series) -> pl.Series:
+    return _fast_or_each(values, _UUID, _one_account)
+
+
+def _one_account(text: str) -> str | None:
+    """Give the name of an account as a person types it; one that is a UUID is that UUID."""
+    name = unicodedata.normalize("NFKC", text).strip().casefold()
+    return _one_uuid(name) or unicodedata.normalize("NFC", name) or None
+
+
+def _canonical_phones(values: pl.Series) -> pl.Series:
+    return _fast_or_each(values, _PHONE, _one_phone)
+
+
+def _one_phone(text: str) -> str | None:
+    """Give a number in the form of E.164; what people put between the digits is left out."""
+    digits = re.sub(r"[\s().\-/]", "", text)
+    digits = f"+{digits[2:]}" if digits.startswith("00") else digits
+    return digits if re.fullmatch(_PHONE[1:-1], digits, re.ASCII) else None
+
+
+def _canonical_dates(values: pl.Series) -> pl.Series:
+    """Give dates of the calendar as ISO 8601 writes them; a 30 February is none."""
+    distinct = values.drop_nulls().unique()
+    known = pl.Series([_one_date(text) for text in distinct], dtype=pl.String)
+    return values.replace(distinct, known)
+
+
+def _one_date(text: str) -> str | None:
+    try:
+        return date.fromisoformat(text.strip()).isoformat() if re.fullmatch(_DATE[1:-1], text.strip()) else None
+    except ValueError:
+        return None
+
+
 def _canonical_texts(values: pl.Series) -> pl.Series:
     """Normalise to NFC, which changes nothing in ASCII: only then is the work done."""
     if (values.str.len_bytes() == values.str.len_chars()).all():
@@ -104,5 +143,8 @@ _FORMS: dict[str | None, Callable[[pl.Series], pl.Series]] = {
     "uuid": _canonical_uuids,
     "mac": _canonical_macs,
     "email": _canonical_emails,
+    "account": _canonical_accounts,
+    "phone": _canonical_phones,
+    "date": _canonical_dates,
     None: _canonical_texts,
 }

@@ -15,10 +15,12 @@ from typing import Protocol, TypeAlias
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -29,6 +31,7 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview[int]"
 GCM_NONCE_BYTES = 12
 GCM_TAG_BYTES = 16
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 # What a decryptor raises for a value that does not verify.
 WRONG_TAG = InvalidTag
 
@@ -181,6 +184,35 @@ def derive_p256_key(root: bytes, *info: str) -> dict[str, str]:
         for name, number in numbers.items()
     }
     return {"kty": "EC", "crv": "P-256", **texts}
+
+
+def derive_agreement_key(root: bytes, *info: str) -> bytes:
+    """Derive an X25519 private key from a root for one purpose, 32 bytes (RFC 7748 clamps on use)."""
+    return derive_key(root, 32, *info)
+
+
+def agreement_public_key(private_key: bytes) -> bytes:
+    """Give the public half of an X25519 key, 32 bytes."""
+    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
+def seal_to_public_key(public_key: bytes, plaintext: bytes, info: bytes) -> bytes:
+    """Encrypt for whoever holds the private half: the encapsulated key (32 bytes), ciphertext, tag (16).
+
+    Source: HPKE, base mode (RFC 9180): DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM.
+    """
+    return _HPKE.encrypt(plaintext, X25519PublicKey.from_public_bytes(public_key), info)
+
+
+def open_with_private_key(private_key: bytes, sealed: bytes, info: bytes) -> bytes:
+    """Decrypt and verify what `seal_to_public_key` made.
+
+    Raises: DecryptionError for another key, other `info`, or any changed byte.
+    """
+    try:
+        return _HPKE.decrypt(sealed, X25519PrivateKey.from_private_bytes(private_key), info)
+    except (InvalidTag, ValueError) as error:
+        raise DecryptionError from error
 
 
 def sign(private_key: bytes, message: bytes) -> bytes:

@@ -18,13 +18,15 @@ from transforms.errors import ContractError
 from transforms.pii.categories import CATEGORIES
 
 LOGICAL_TYPES = ("string", "integer", "number", "boolean", "timestamp")
-FORMATS = ("uuid", "ip", "mac", "email")
+FORMATS = ("uuid", "ip", "mac", "email", "account", "phone", "date")
 PLAIN_STRATEGIES = ("keep", "drop", "redact", "token", "vault", "hash", "seal")
 TRUNCATIONS = ("net24", "net48", "domain")
 GENERALISATIONS = ("year", "month", "bucket10", "bucket100")
 DERIVATIONS = ("version",)
 PUBLIC_CLASSES = ("public", "internal")
 UNKNOWN_FATES = ("seal", "reject")
+# Who brings records: producers, or a service of the platform, so that no producer can.
+ORIGINS = ("producer", "platform")
 FIELD_NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 # A pattern of a readable column must take none of these: a producer will send one there some day.
 PERSONAL_SAMPLES = {
@@ -98,6 +100,7 @@ class Contract:
     event_time: str | None
     event_id: str | None
     retention_days: Mapping[str, int] = field(hash=False)
+    origin: str = "producer"
 
     @property
     def subject(self) -> Field:
@@ -179,6 +182,7 @@ def compile_contract(file: str, text: str) -> Contract:
         event_time=options.get("eventTime"),
         event_id=options.get("eventId"),
         retention_days=_retention(document),
+        origin=_one_of(lines, options.get("origin", ORIGINS[0]), ORIGINS, "schema", 0, "customProperties"),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -71,12 +72,19 @@ def synthetic_value(declared: Field, dice: random.Random) -> Any:  # noqa: ANN40
 def canary_values(contract: Contract, seed: int, count: int) -> list[str]:
     """Make values that look like each personal text field of a contract in turn, all different."""
     dice = random.Random(seed)  # noqa: S311 - to be recognised, not to be kept secret
-    personal = [one for one in contract.fields if one.is_personal and one.logical_type == "string"]
+    personal = [one for one in contract.fields if one.is_personal and is_telling(one)]
     values: dict[str, None] = {}
     while len(values) < count:
         declared = personal[len(values) % len(personal)]
-        values[str(synthetic_value(declared, dice))] = None
+        # A field that may be absent has a canary all the same.
+        values[str(synthetic_value(replace(declared, required=True), dice))] = None
     return list(values)
+
+
+def is_telling(declared: Field) -> bool:
+    """Whether a value says by itself whose it is: a country is kept readable, a date comes up by chance."""
+    kept = any(output.strategy == "keep" for output in declared.outputs)
+    return declared.logical_type == "string" and declared.format != "date" and not kept
 
 
 def _ip(dice: random.Random) -> str:
@@ -106,11 +114,32 @@ def _word(dice: random.Random) -> str:
     return "".join(dice.choice("bdfgklmnprstvz") + dice.choice("aeiou") for _ in range(dice.randint(2, 4)))
 
 
+def _account(dice: random.Random) -> str:
+    return f"{_word(dice)}.{_word(dice)}{dice.randrange(1000)}"
+
+
+def _phone(dice: random.Random) -> str:
+    """Make a number of those that North America keeps for fiction: 555-0100 to 555-0199."""
+    return f"+1{dice.choice(_AREAS)}55501{dice.randrange(100):02d}"
+
+
+# Area codes that are in use, so that the numbers are well formed.
+_AREAS = (201, 202, 203, 205, 206, 207, 208, 209, 210, 212, 213, 214, 215, 216, 217, 218, 219, 224, 225, 228)
+
+
+def _date(dice: random.Random) -> str:
+    return f"{dice.randrange(1935, 2007)}-{dice.randrange(1, 13):02d}-{dice.randrange(1, 29):02d}"
+
+
 _MAKERS: dict[str, Callable[[random.Random], Any]] = {
     "ip": _ip,
     "uuid": _uuid,
     "mac": _mac,
     "email": _email,
+    "account": _account,
+    "phone": _phone,
+    "date": _date,
+    "timestamp": lambda dice: f"2026-11-{dice.randrange(1, 21):02d}T12:00:00+00:00",
     "integer": lambda dice: dice.randrange(1_000_000),
     "number": lambda dice: round(dice.uniform(0, 1000), 3),
     "boolean": lambda dice: dice.random() < 0.5,
