@@ -534,7 +534,7 @@ class Database:
             raise UsageError("this home is not made yet, or is of another release: run `lockhouse init`")
 
 
-def _alembic_config(url: str, scripts: str) -> Config:
+def _alembic_config(url: str, scripts: str = "migrations") -> Config:
     from alembic.config import Config
 
     config = Config()
