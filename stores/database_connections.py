@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from stores.sqlite_files import use_wal
 from transforms.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ _WAIT_S = 60
 def prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's connection
     """Wait for other writers, sync every commit, overwrite what is deleted."""
     connection.isolation_level = None  # transactions are begun below, as immediate ones
+    use_wal(connection)
     for pragma in (
-        "journal_mode = wal",
         "synchronous = full",
         "busy_timeout = 60000",
         "secure_delete = on",

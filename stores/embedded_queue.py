@@ -16,6 +16,7 @@ from pathlib import Path
 import uuid_utils
 
 from stores.queue import Depth, Message, check_bodies
+from stores.sqlite_files import use_wal
 
 # How often a waiting receiver looks: a look costs 30 microseconds.
 _LOOK_S = 0.25
@@ -166,7 +167,8 @@ class EmbeddedQueue:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
             self._path.chmod(0o600)
-            for pragma in ("journal_mode = wal", "synchronous = full", "secure_delete = on"):
+            use_wal(connection)
+            for pragma in ("synchronous = full", "secure_delete = on"):
                 connection.execute(f"pragma {pragma}").fetchall()
             for statement in _SCHEMA:
                 connection.execute(statement)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from stores.sqlite_files import use_wal
+
 # An event and who brought it: the batch and its place there, so that a retry knows its own.
 Arrival = tuple[bytes, bytes, int, int]
 
@@ -87,7 +89,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     index = sqlite3.connect(path, timeout=60)
     try:
-        index.execute("pragma journal_mode = wal")
+        use_wal(index)
         index.execute("pragma synchronous = full")
         index.execute(
             "create table if not exists seen"

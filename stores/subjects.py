@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from stores.keys import TenantKeys
+from stores.sqlite_files import use_wal
 from transforms.errors import DecryptionError, ErasedSubjectError
 from transforms.pii.ciphers import length_prefixed, siv_decrypt, siv_encrypt
 from transforms.pii.identities import subject_referrer, subject_refs
@@ -261,7 +262,8 @@ class SubjectKeys:
         database = sqlite3.connect(self._path, timeout=60)
         try:
             # Deleted keys are overwritten, and a key is on disk before anything is sealed with it.
-            for pragma in ("secure_delete = on", "journal_mode = wal", "synchronous = full"):
+            use_wal(database)
+            for pragma in ("secure_delete = on", "synchronous = full"):
                 database.execute(f"pragma {pragma}")
             database.executescript(_SCHEMA)
             self._path.chmod(0o600)

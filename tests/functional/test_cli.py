@@ -310,7 +310,7 @@ def test_folders_are_taken_without_hidden_files_for_a_new_tenant(call: Call, hom
     assert "2 file(s), 2 records" in called.err
     assert "1 records brought undeclared fields" in called.err
     assert called.out == ""
-    assert call("tenant", "list", "--json", home=home).json == {"tenants": ["acme", "default"]}
+    assert call("tenant", "list", "--json", home=home).json == {"tenants": ["acme", "default"], "ended": {}}
     assert sql(call, home, "select count(*) as n from masked.logins", tenant="acme") == [{"n": 2}]
     # Two people are too few to be shown as a group: the mart is there, and empty.
     assert sql(call, home, "select logins from curated.daily_logins", tenant="acme") == []

@@ -115,6 +115,21 @@ def places_in_records(value: str, number: int) -> object:
     return places[number % len(places)]
 
 
+def places_in_requests(value: str, number: int) -> object:
+    """A request to validate somebody with a value in one of its places."""
+    known = {
+        "username": f"person.{number}",
+        "full_name": "Jo Bloggs",
+        "date_of_birth": "1980-02-29",
+        "address_street": "1 High Street",
+        "address_country": "DE",
+        "phone_number": "+12025550123",
+    }
+    return [*({**known, name: value} for name in known), {**known, "note": value}, {**known, value: 1}, value][
+        number % (len(known) + 3)
+    ]
+
+
 class Field:
     """A home, and the values that were planted in it."""
 
@@ -138,6 +153,7 @@ class Field:
         self._plant_records()
         self._plant_names()
         self._plant_messages()
+        self._plant_validations()
         self._plant_packets()
 
     def _plant_records(self) -> None:
@@ -163,6 +179,12 @@ class Field:
         self.run("send", "logins", file)
         self.run("receive", "--until-idle", "0.2")
         self.run("ingest", "logins", "--staged")
+
+    def _plant_validations(self) -> None:
+        file = self.folder / "validations.ndjson"
+        requests = [places_in_requests(one, at) for at, one in enumerate(self.take(0.08))]
+        file.write_text("".join(json.dumps(one) + "\n" for one in requests))
+        self.run("ingest", "validations", file)
 
     def _plant_packets(self) -> None:
         values = list(self.waiting)

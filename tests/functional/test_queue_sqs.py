@@ -45,11 +45,14 @@ def test_a_hundred_messages_of_which_one_is_no_login(lockhouse, home, queue, tmp
     before = datetime.now(UTC)
     received = lockhouse("receive", "--until-idle", 0, "--json", home=home).json
     after = datetime.now(UTC)
-    assert (received["messages"], received["unconfirmed"]) == (100, 0)
+    # At least once: a standard queue may give a message twice, and does where several threads ask.
+    twice = received["messages"] - 100
+    assert (twice >= 0, received["unconfirmed"]) == (True, 0)
     time.sleep(0.1)  # so that the claim is told apart from the receipt
     taken = lockhouse("ingest", "logins", "--staged", "--json", home=home)
     assert taken.code == QUARANTINED, taken.err
-    assert (taken.json["rows"], taken.json["accepted"], taken.json["quarantined"]) == (100, 99, 1)
+    counted = [taken.json[name] for name in ("rows", "accepted", "quarantined", "duplicates")]
+    assert counted == [100 + twice, 99, 1, twice]
     check_the_rows(lockhouse, home, records, postgres, (before, after))
     status = lockhouse("queue", "status", "--json", home=home).json
     assert (status["visible"], status["in_flight"], status["dead"], status["staged_bytes"]) == (0, 0, 0, 0)

@@ -164,7 +164,6 @@ def test_rights_are_those_of_privacy_officers(call: Call, copied_home: Any, eve:
     [
         ["erase", "--yes"],
         ["erase", "--id", NOBODY],
-        ["erase", "--id", "no uuid", "--domain", "user", "--yes"],
         ["erase", "--id", NOBODY, "--domain", "ip", "--yes"],
         ["erase", "--id", "   ", "--yes"],
         ["access", "--id", NOBODY],

@@ -45,6 +45,7 @@ def append(platform: Platform, day: dt.date, number: int) -> None:
             "chunk": pl.Series([0] * 20, dtype=pl.Int32),
             "subject_ref": [bytes([(row * 37 + number) % 251] * 16) for row in range(20)],
             "record": [b"sealed"] * 20,
+            "taken_at": pl.Series([None] * 20, dtype=pl.Datetime("us", "UTC")),
         }
     )
     platform.tables.append("default", SPEC, rows, Commit(f"logins/{number}/0", 1, {"batch": str(number)}))

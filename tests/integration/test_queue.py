@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import sqlite3
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -309,3 +310,26 @@ def test_a_failed_change_leaves_the_queue_as_it_was(tmp_path):
         with pytest.raises(sqlite3.IntegrityError):
             queue.delete(messages)
         assert counts(queue) == (0, 1, 0)
+
+
+def test_a_new_queue_is_opened_by_several_at_once(tmp_path):
+    """SQLite does not wait for who else is making the file ready, so that we have to."""
+    for number in range(40):
+        path, together, failed = tmp_path / str(number) / "q.db", threading.Barrier(4), []
+
+        def send(path=path, together=together, failed=failed):
+            queue = EmbeddedQueue(path, QueueLimits(30, 5), time.time)
+            together.wait()
+            try:
+                queue.send(["a"])
+            except sqlite3.OperationalError as error:
+                failed.append(str(error))
+            finally:
+                queue.close()
+
+        threads = [threading.Thread(target=send) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []

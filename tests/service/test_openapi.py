@@ -38,7 +38,7 @@ CHECKS = [
     ensure_resource_availability,
 ]
 # What they take has a meaning that no schema can say: windows of time, queries, columns that hold tokens,
-# identifiers of a domain. Everything else that fits the schema has to be taken.
+# identifiers of a domain, what people state of themselves. Everything else that fits has to be taken.
 MEANT = (
     "/v1/devices/{device}/",
     "/v1/sql",
@@ -47,6 +47,7 @@ MEANT = (
     "/v1/events/",
     "/v1/files/",
     "/v1/uploads",
+    "/v1/validations",
 )
 # Whatever is sent there lands: what is wrong with it is told of each record, and kept in quarantine.
 TAKEN = ("/v1/events/", "/v1/files/")

@@ -19,6 +19,8 @@ MATRIX = {
         Right.READ_QUARANTINE,
         Right.CHANGE_QUARANTINE,
         Right.MANAGE_DEVICES,
+        Right.SUBMIT_VALIDATIONS,
+        Right.READ_VALIDATIONS,
     },
     Role.ANALYST: {Right.READ_TABLES, Right.READ_CAPTURES},
     Role.INVESTIGATOR: {Right.READ_TABLES, Right.READ_CAPTURES, Right.READ_PAYLOAD},
@@ -31,9 +33,12 @@ MATRIX = {
         Right.READ_AUDIT,
         Right.READ_CAPTURES,
         Right.MANAGE_DEVICES,
+        Right.READ_VALIDATIONS,
+        Right.DISCLOSE_VALIDATIONS,
+        Right.CHANGE_VALIDATIONS,
     },
     Role.AUDITOR: {Right.READ_AUDIT},
-    Role.CLIENT: {Right.INGEST},
+    Role.CLIENT: {Right.INGEST, Right.SUBMIT_VALIDATIONS, Right.READ_VALIDATIONS},
 }
 CASES = [(role, right) for role in Role for right in Right]
 
