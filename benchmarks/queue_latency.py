@@ -23,6 +23,8 @@ from queue_input import make_bodies, make_platform, running_postgres, running_sq
 
 from orchestration.resources import Platform
 from stores.publishing import Publishing
+from stores.settings import local_user
+from transforms.access import Role
 from transforms.pii.identities import named_event_ids
 
 _WITHIN_S = 300
@@ -110,6 +112,8 @@ def main() -> None:
         sqs = {} if chosen.embedded else {"queue_url": f"{address}/1/logins", "aws_endpoint_url": address}
         platform = make_platform(Path(folder), postgres_url=served, **sqs)
         prepare_served(platform.publishing, served)
+        # Whoever runs `up` runs its worker as well, which asks for a role.
+        platform.access.assign(local_user(), Role.OPERATOR)
         with running_up(platform.home.root):
             # The first run of a day makes the tables; it is not what is measured.
             platform.queue("logins", "default").send(make_bodies(1, seed=99))
