@@ -22,6 +22,7 @@ from stores.marts import Marts, marts_of
 from stores.tables import Tables
 from transforms.capture.tables import OWNER, SOURCE
 from transforms.errors import TableError
+from transforms.pii.contracts import Contract
 
 Manifest = Mapping[str, Any]
 LINEAGE = load_lineage()
@@ -106,38 +107,30 @@ _BUILT: dict[str, Any] = {
 }
 
 
-@dbt_assets(name="curated_marts", select=marts_of(CONTRACT.source), **_BUILT)
-def curated_marts(
-    context: dg.AssetExecutionContext,
-    config: Batches,
-    intake: dg.ResourceParam[Intake],
-    tables: dg.ResourceParam[Tables],
-    ledger: dg.ResourceParam[Ledger],
-    marts: dg.ResourceParam[Marts],
-) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Rebuild, in every mart of logins, the dates on which the arrived events happened."""
-    with scrubbed():
-        rows = masked_rows(tables, ledger, CONTRACT, config.batches, context.partition_key)
-        yield from _rebuild(marts, tables, CONTRACT.source, _dates_of(rows), context.run.run_id)
-        for batch in config.batches:
-            intake.finish_batch(batch)
+def _marts_of_records(name: str, contract: Contract) -> dg.AssetsDefinition:
+    """Give the asset that keeps the marts of a row-shaped source."""
+
+    @dbt_assets(name=name, select=marts_of(contract.source), **_BUILT)
+    def rebuilt(
+        context: dg.AssetExecutionContext,
+        config: Batches,
+        intake: dg.ResourceParam[Intake],
+        tables: dg.ResourceParam[Tables],
+        ledger: dg.ResourceParam[Ledger],
+        marts: dg.ResourceParam[Marts],
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        """Rebuild, in every mart of the source, the dates on which the arrived events happened."""
+        with scrubbed():
+            rows = masked_rows(tables, ledger, contract, config.batches, context.partition_key)
+            yield from _rebuild(marts, tables, contract.source, _dates_of(rows), context.run.run_id)
+            for batch in config.batches:
+                intake.finish_batch(batch)
+
+    return rebuilt
 
 
-@dbt_assets(name="curated_validations", select=marts_of(VALIDATIONS.source), **_BUILT)
-def curated_validations(
-    context: dg.AssetExecutionContext,
-    config: Batches,
-    intake: dg.ResourceParam[Intake],
-    tables: dg.ResourceParam[Tables],
-    ledger: dg.ResourceParam[Ledger],
-    marts: dg.ResourceParam[Marts],
-) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Rebuild, in every mart of validations, the dates of the arrived decisions."""
-    with scrubbed():
-        rows = masked_rows(tables, ledger, VALIDATIONS, config.batches, context.partition_key)
-        yield from _rebuild(marts, tables, VALIDATIONS.source, _dates_of(rows), context.run.run_id)
-        for batch in config.batches:
-            intake.finish_batch(batch)
+curated_marts = _marts_of_records("curated_marts", CONTRACT)
+curated_validations = _marts_of_records("curated_validations", VALIDATIONS)
 
 
 @dbt_assets(name="curated_captures", select=marts_of(SOURCE), **_BUILT)

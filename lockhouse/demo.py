@@ -51,7 +51,6 @@ def run_demo(home: Path | None, *, quiet: bool) -> dict[str, Any]:
     from lockhouse.operations import canaries, list_tables, scan_leaks
     from lockhouse.runs import materialise
     from lockhouse.setup import prepare_home
-    from stores.outbox import MATERIALISE
 
     prepare_home(home)
     caller = caller_of(home, TENANT)
@@ -67,7 +66,6 @@ def run_demo(home: Path | None, *, quiet: bool) -> dict[str, Any]:
         checks |= materialise(platform, "captures", captures).checks
     with working("Validations: sealing, masking, building the marts, checking", not quiet):
         validations = platform.landing.open_batches("validations")
-        platform.outbox.close_waiting(MATERIALISE, source="validations")
         checks |= materialise(platform, "validations", validations).checks
     planted = canaries(caller)
     with working(f"Looking for {len(planted)} planted canaries in every file", not quiet):

@@ -109,7 +109,6 @@ def _ingest_requests(home: Path | None, paths: Sequence[Path], tenant: str) -> d
     from lockhouse.setup import prepare_home
     from lockhouse.validation_operations import ingest_requests, work_through
     from stores.contracts import load_contract
-    from stores.outbox import MATERIALISE
     from stores.settings import local_user
     from transforms.access import Right
 
@@ -119,7 +118,6 @@ def _ingest_requests(home: Path | None, paths: Sequence[Path], tenant: str) -> d
     counts = ingest_requests(caller_of(home, tenant), paths)
     work_through(platform, note)
     batches = platform.landing.open_batches("validations")
-    platform.outbox.close_waiting(MATERIALISE, source="validations")
     report = materialise(platform, "validations", batches)
     platform.lake_removal.forget_waiting(load_contract("validations"))
     tables = {info.key: info.rows for info in platform.tables.listing(tenant)}

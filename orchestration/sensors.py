@@ -16,7 +16,7 @@ from stores.access import Access
 from stores.audit import AuditTrail
 from stores.landing import Batch, Landing
 from stores.ledger import Ledger, State
-from stores.outbox import EXPORT, FORGET, FORGET_VALIDATION, MATERIALISE, Outbox
+from stores.outbox import EXPORT, FORGET, FORGET_VALIDATION, Outbox
 from transforms.audit import Action, Outcome
 
 # A dropped file has to hold its size for so long. Dagster itself looks every five seconds.
@@ -69,7 +69,7 @@ def _landing_sensor(source: str, described: str, *, is_dropped: bool = True) -> 
 
 landing_logins = _landing_sensor("logins", "files of login events")
 landing_captures = _landing_sensor("captures", "capture files")
-# Analytics asks in the outbox for what it landed; a batch that it was killed behind is found all the same.
+# Analytics lands batches that are claimed already.
 landing_validations = _landing_sensor("validations", "decided validations", is_dropped=False)
 
 
@@ -85,8 +85,6 @@ def deleted_validations(
 ) -> dg.SensorResult | dg.SkipReason:
     """Wait until no batch is on its way, which could bring such a row; one run at a time does all."""
     with scrubbed():
-        # What analytics landed is among the open batches, which `landing_validations` asks runs for.
-        outbox.close_waiting(MATERIALISE, source="validations")
         waiting, coming = outbox.waiting(FORGET_VALIDATION), landing.open_batches("validations")
     if not waiting or coming:
         return dg.SkipReason("nothing is deleted, or batches are on their way")

@@ -14,7 +14,6 @@ from stores.database import OUTBOX, Database
 
 EXPORT = "export"
 FORGET = "forget"
-MATERIALISE = "materialise"
 FORGET_VALIDATION = "forget-validation"
 
 
@@ -49,12 +48,6 @@ class Outbox:
         query = sa.select(OUTBOX).where(OUTBOX.c.kind == kind, OUTBOX.c.done_at.is_(None))
         rows = self._database.rows(query.order_by(OUTBOX.c.id).limit(limit))
         return [Request(row["id"], row["kind"], row["tenant"], json.loads(row["parameters"])) for row in rows]
-
-    def close_waiting(self, kind: str, **parameters: str) -> None:
-        """Note that everything of a kind is done that was asked for with certain parameters."""
-        for one in self.waiting(kind):
-            if parameters.items() <= one.parameters.items():
-                self.close(one.id)
 
     def close(self, request_id: str) -> None:
         """Note that what was asked for is done."""

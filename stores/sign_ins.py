@@ -98,9 +98,7 @@ class SignIns:
         headers = {"Accept": "application/json"}
         if self.provider.client_secret_file is not None:
             secret = read_passphrase(Path(self.provider.client_secret_file)).decode()
-            if "client_secret_basic" in described.get(
-                "token_endpoint_auth_methods_supported", ["client_secret_basic"]
-            ):
+            if _BASIC in described.get("token_endpoint_auth_methods_supported", [_BASIC]):
                 pair = f"{quote(self.provider.client_id, safe='')}:{quote(secret, safe='')}"
                 headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
             else:

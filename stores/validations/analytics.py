@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from stores.landing import Landing
-from stores.outbox import FORGET_VALIDATION, MATERIALISE, Outbox
+from stores.outbox import FORGET_VALIDATION, Outbox
 from stores.validations.completions import Completions
 from stores.validations.handles import Handle
 from stores.validations.low_store import FULFILLED
@@ -47,7 +47,7 @@ class Analytics:
                 self._ready[event.tenant][event.validation, event.change] = msgspec.json.encode(record)
 
     def flush(self) -> None:
-        """Land what is complete, a batch for each tenant, and ask Dagster to take it.
+        """Land what is complete, a batch for each tenant: Dagster takes what has landed.
 
         A process that is killed in between lands the records again; the lake knows them by their change.
         """
@@ -57,7 +57,6 @@ class Analytics:
                 continue
             content = b"\n".join(records.values()) + b"\n"
             [batch] = self._landing.land(SOURCE, tenant, _FILE, content)
-            self._outbox.ask(MATERIALISE, tenant, {"source": SOURCE, "batch": batch.id})
             self._completions.hand_over(tenant, list(records), batch.id)
 
     def _forget(self, event: Event) -> None:

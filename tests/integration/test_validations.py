@@ -24,7 +24,7 @@ from stores.embedded_queue import EmbeddedQueue
 from stores.erasure_scan import SubjectMatcher
 from stores.landing import Landing
 from stores.leaks import default_exclusions, scan, scan_with
-from stores.outbox import FORGET_VALIDATION, MATERIALISE, Outbox
+from stores.outbox import FORGET_VALIDATION, Outbox
 from stores.settings import Settings
 from stores.validations.event_worker import EventWorker, run_workers
 from stores.validations.request_journal import RequestMark
@@ -153,7 +153,7 @@ def test_a_request_is_pending_then_decided_and_its_data_can_be_read(world: World
     record = world.validations.disclosure.open_record(TENANT, validation)
     assert record == {**PERSON, "username": f"{PERSON['username']}-0"}
     assert [one["decision"] for one in world.landed()] == ["accepted"]
-    assert world.asked(MATERIALISE) == 1
+    assert len(world.platform.landing.open_batches("validations")) == 1
 
 
 def test_a_change_seals_what_it_brings_and_is_decided_again(world: World):
