@@ -7,11 +7,9 @@ one of these where something waits; a second one finds the lock held, and ends a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,10 +34,16 @@ def run_errands(platform: Platform) -> int:
 
     One that fails keeps its problem, for whoever asks, and stops no other.
     """
-    done = 0
-    with _alone(platform.home.locks / LOCK) as is_first:
-        tried: set[str] = set()
-        while is_first:
+    from stores.locks import exclusive
+    from transforms.errors import BusyError
+
+    done, tried = 0, set[str]()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(platform.home.locks / LOCK, wait=False))
+        except BusyError:
+            return 0
+        while True:
             before = len(tried)
             for tenant in platform.access.tenants():
                 platform.access_packages(tenant).expire()
@@ -86,19 +90,6 @@ def _told(error: Exception) -> str:
     from transforms.errors import LockhouseError
 
     return str(error) if isinstance(error, LockhouseError) else f"unexpected: {type(error).__name__}"
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Hold the lock if nobody else does; give whether that is so."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 class Errands:

@@ -16,7 +16,7 @@ from stores.access_packages import AccessPackages
 from stores.announced_objects import AnnouncedObjects, ObjectLimits
 from stores.approvals import Approvals
 from stores.audit import AuditTrail
-from stores.aws import s3_client, sqs_client
+from stores.aws import s3_client
 from stores.capture_exports import CaptureExports
 from stores.capture_upkeep import CaptureLimits, CaptureUpkeep
 from stores.captures import CaptureIntake
@@ -27,7 +27,6 @@ from stores.data_subjects import DataSubjects
 from stores.database import Database
 from stores.database_connections import read_database_address
 from stores.devices import Devices
-from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.erasing import Erasing, ErasureStores
 from stores.erasure_places import ErasurePlaces
 from stores.erasure_requests import ErasureRequests
@@ -48,18 +47,18 @@ from stores.offboarding import Offboarding, OffboardingStores, ServedRows
 from stores.outbox import Outbox
 from stores.publishing import Publishing
 from stores.queue import Queue
+from stores.queues import open_queue
 from stores.receiver import Receiver, ReceiverLimits
 from stores.rotation import Rotation
 from stores.settings import QueueSettings, Settings, load_settings
 from stores.sign_ins import SignIns, read_provider
-from stores.sqs import SqsLimits, SqsQueue
 from stores.subject_access import SubjectAccess
 from stores.subjects import SubjectKeys
 from stores.tables import Tables
 from stores.tokens import Tokens, read_issuers
 from stores.upload_policies import UploadPolicies, UploadPolicy
 from stores.uploads import Uploads
-from stores.user_logins import UserLogins, read_address
+from stores.user_logins import UserLogins, read_served_address
 from stores.users import Users
 from stores.validations.lake_removal import LakeRemoval
 from stores.validations.request_upkeep import RequestUpkeep
@@ -265,11 +264,7 @@ class Platform:
         ]
 
     def _queue_at(self, one: QueueSettings) -> Queue:
-        chosen, url = self.settings, one.url
-        if url is not None:
-            return SqsQueue(url, SqsLimits(chosen.queue_visibility_s), lambda: sqs_client(chosen))
-        limits = QueueLimits(chosen.queue_visibility_s, chosen.queue_max_receives)
-        return EmbeddedQueue(self.home.queue(one.source, one.tenant), limits, lambda: now().timestamp())
+        return open_queue(self.settings, one.url, self.home.queue(one.source, one.tenant), now)
 
     def _announced_objects(self, one: QueueSettings) -> AnnouncedObjects:
         return AnnouncedObjects(
@@ -355,7 +350,7 @@ class Platform:
 
     def _user_logins(self) -> UserLogins | None:
         """Give the served logins, where a PostgreSQL is set."""
-        url = read_address(self.settings)
+        url = read_served_address(self.settings)
         return UserLogins(url, describe_columns(load_contract("logins"))) if url else None
 
     def subject_access(self, tenant: str) -> SubjectAccess:

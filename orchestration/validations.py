@@ -13,18 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stores.aws import sqs_client
 from stores.contracts import load_contract
 from stores.data_subjects import Subject
 from stores.database import Database
-from stores.embedded_queue import EmbeddedQueue, QueueLimits
+from stores.database_connections import read_address
+from stores.embedded_queue import EmbeddedQueue
 from stores.home import Home
 from stores.keys import TenantKeys
 from stores.landing import Landing
 from stores.outbox import Outbox
 from stores.queue import Queue
+from stores.queues import open_queue
 from stores.settings import Settings
-from stores.sqs import SqsLimits, SqsQueue
 from stores.subjects import SubjectKeys
 from stores.validations.analytics import SOURCE, Analytics
 from stores.validations.completions import Completions
@@ -206,16 +206,10 @@ class Validations:
         return HighStore(HighStore.database_at(*self._high_address(), is_read_only=True))
 
     def _low_address(self) -> tuple[Path, str | None]:
-        chosen = self._around.settings
-        return self._around.home.validations / "low.db", _address(
-            chosen.low_store_url, chosen.low_store_url_file, "low_store_url_file"
-        )
+        return self._around.home.validations / "low.db", read_address(self._around.settings, "low_store_url")
 
     def _high_address(self) -> tuple[Path, str | None]:
-        chosen = self._around.settings
-        return self._around.home.validations / "high.db", _address(
-            chosen.high_store_url, chosen.high_store_url_file, "high_store_url_file"
-        )
+        return self._around.home.validations / "high.db", read_address(self._around.settings, "high_store_url")
 
     def _writable(self, database: Database) -> Database:
         database.require()
@@ -223,12 +217,9 @@ class Validations:
 
     def _opened_queue(self, service: Service) -> Queue:
         chosen = self._around.settings
-        if chosen.validation_queue_url is not None:
-            address = chosen.validation_queue_url.replace("{service}", service)
-            return SqsQueue(address, SqsLimits(chosen.queue_visibility_s), lambda: sqs_client(chosen))
-        limits = QueueLimits(chosen.queue_visibility_s, chosen.queue_max_receives)
+        url = chosen.validation_queue_url and chosen.validation_queue_url.replace("{service}", service)
         path = self._around.home.validations / "queues" / f"{service}.db"
-        return EmbeddedQueue(path, limits, lambda: self._around.clock().timestamp())
+        return open_queue(chosen, url, path, self._around.clock)
 
     def _minimum_age(self, tenant: str) -> int:
         chosen = self._around.settings
@@ -248,13 +239,3 @@ class Validations:
 
 
 LISTENERS = tuple(SUBSCRIPTIONS)
-
-
-def _address(url: str | None, file: Path | None, setting: str) -> str | None:
-    """Give a store's address, from the file where one is named: it may hold a password."""
-    if file is not None:
-        try:
-            url = file.read_text().strip()
-        except OSError as error:
-            raise UsageError(f"{setting} cannot be read: {error.strerror}") from None
-    return url or None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from stores.devices import UNASSIGNED, Device, Devices, Kind
+from stores.home import sha256_of
 from stores.keys import TenantKeys
 from stores.landing import SHARED, Batch
 from stores.ledger import Counts, Delivery, Ledger
@@ -176,7 +176,7 @@ class BatchSealing:
             refs = {self._registry.ref(name) for name in self._batch.devices if name != SHARED}
             self._known = {device.id: device for device in self._registry.listing(list(refs))}
         for files in _together(self._batch.files()):
-            digests = {number: delivery_digest(key, _sha256(path)) for number, path in files.items()}
+            digests = {number: delivery_digest(key, sha256_of(path)) for number, path in files.items()}
             self._digests |= digests
             for number, first in self._ledger.deliver(self._batch, digests).items():
                 if (first.batch_id, first.file) == (self._batch.id, number):
@@ -412,11 +412,6 @@ def _together(files: Sequence[tuple[int, Path, str]]) -> Iterator[dict[int, Path
             group, size = {}, 0
     if group:
         yield group
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def _rows_of(spec: TableSpec, rows: Sequence[Mapping[str, object]]) -> pa.Table:

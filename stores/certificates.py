@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stores.audit import AuditTrail
-from stores.data_subjects import DEVICE_DOMAIN, Subject
+from stores.data_subjects import DEVICE_DOMAIN, Subject, refs_of
 from stores.erasure_requests import Erasure
 from stores.home import Home, sync
 from stores.keyring import KeyProvider
@@ -111,7 +111,7 @@ class Certificates:
     def _body(self, request: Erasure, subjects: Sequence[Subject]) -> dict[str, Any]:
         # A device's token names the device, which others may have had: only a person's are looked for.
         tokens = [token for one in subjects if one.domain != DEVICE_DOMAIN for token in one.tokens]
-        refs = [ref for one in subjects for ref in one.refs]
+        refs = refs_of(subjects)
         issued_at = self._clock()
         return {
             "request": request.id,

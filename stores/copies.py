@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from stores.access_packages import AccessPackages
-from stores.data_subjects import DEVICE_DOMAIN, Subject
+from stores.data_subjects import DEVICE_DOMAIN, Subject, refs_of
 from stores.database import Database
 from stores.devices import Devices
 from stores.home import Home
@@ -66,11 +66,11 @@ class ExportCopy:
 
     def count(self, subjects: Sequence[Subject], places: Mapping[str, Any]) -> int:
         """Count the files in which a piece is a subject's."""
-        return len(self._exports.of_subjects(_refs(subjects)))
+        return len(self._exports.of_subjects(set(refs_of(subjects))))
 
     def erase(self, subjects: Sequence[Subject], places: Mapping[str, Any]) -> int:
         """Ask Dagster first, then delete: a repetition would find no file to ask for."""
-        found = self._exports.of_subjects(_refs(subjects))
+        found = self._exports.of_subjects(set(refs_of(subjects)))
         for device, hour, path in found:
             self._outbox.ask(FORGET, self._tenant, {"device": device, "hour": hour})
             path.unlink()
@@ -158,10 +158,6 @@ class TokenCopy:
     def erase(self, subjects: Sequence[Subject], places: Mapping[str, Any]) -> int:
         """Delete the rows of the subjects' tokens."""
         return self._delete(_tokens(subjects))
-
-
-def _refs(subjects: Sequence[Subject]) -> set[bytes]:
-    return {ref for one in subjects for ref in one.refs}
 
 
 def _tokens(subjects: Sequence[Subject]) -> list[str]:

@@ -64,6 +64,11 @@ class Subject:
         return tuple(token[:HEAD_CHARACTERS] for token in self.tokens)
 
 
+def refs_of(subjects: Sequence[Subject]) -> list[bytes]:
+    """Give every reference that something is sealed for, of all of them."""
+    return [ref for one in subjects for ref in one.refs]
+
+
 class DataSubjects:
     """Finds the data subjects of one tenant."""
 

@@ -98,19 +98,37 @@ def alembic_config(url: str, scripts: str) -> Config:
     return config
 
 
+def run_migrations(context: Any, **options: Any) -> None:  # noqa: ANN401 - alembic's context has no types
+    """Run what a folder's `env.py` is called for, on the address that alembic was given."""
+    engine = sa.create_engine(context.config.attributes["url"])
+    with engine.connect() as connection:
+        context.configure(connection=connection, **options)
+        with context.begin_transaction():
+            context.run_migrations()
+    engine.dispose()
+
+
+def read_address(settings: Settings, name: str) -> str | None:
+    """Give the address in a setting, or in the file that `<name>_file` names; None where there is none.
+
+    Raises: UsageError where the file cannot be read.
+    """
+    url: str | None = getattr(settings, name)
+    file: Path | None = getattr(settings, f"{name}_file")
+    if file is not None:
+        try:
+            url = file.read_text().strip()
+        except OSError as error:
+            raise UsageError(f"{name}_file cannot be read: {error.strerror}") from None
+    return url or None
+
+
 def read_database_address(settings: Settings) -> str | None:
-    """Give the application database's address from the settings or the file that they name; None for SQLite.
+    """Give the application database's address; None for SQLite in the home.
 
     Raises: UsageError where the file cannot be read, or the address is of no database that we know.
     """
-    url = settings.database_url
-    if settings.database_url_file is not None:
-        try:
-            url = settings.database_url_file.read_text().strip()
-        except OSError as error:
-            raise UsageError(f"database_url_file cannot be read: {error.strerror}") from None
-    if not url:
-        return None
-    if url.partition("://")[0].partition("+")[0] not in ("postgresql", "postgres", "sqlite"):
+    url = read_address(settings, "database_url")
+    if url and url.partition("://")[0].partition("+")[0] not in ("postgresql", "postgres", "sqlite"):
         raise UsageError("database_url is no address of PostgreSQL: postgresql://user@host/database")
     return url

@@ -14,7 +14,7 @@ from typing import Any
 
 from stores.certificates import Certificates
 from stores.copies import Copy
-from stores.data_subjects import DEVICE_DOMAIN, DataSubjects, Subject
+from stores.data_subjects import DEVICE_DOMAIN, DataSubjects, Subject, refs_of
 from stores.erasure_places import ErasurePlaces
 from stores.erasure_plan import erasure_plan, matches_of, token_columns
 from stores.erasure_requests import Erasure, ErasureRequests, ErasureState, Work
@@ -114,7 +114,7 @@ class Erasing:
     def _destroy_key(self, request: Erasure) -> None:
         if request.has_come_to(ErasureState.KEY_DESTROYED) or request.work is None:
             return
-        refs = [ref for one in request.work.subjects for ref in one.refs]
+        refs = refs_of(request.work.subjects)
         known = self._stores.subjects.states(refs)
         self._stores.subjects.erase(refs)
         live = sum(state == "live" for state in known.values())

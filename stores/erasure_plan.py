@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stores.contracts import load_contracts
-from stores.data_subjects import DEVICE_DOMAIN, Subject
+from stores.data_subjects import DEVICE_DOMAIN, Subject, refs_of
 from stores.row_removal import Match
 from stores.specs import every_table
 from transforms.capture.tables import CAPTURE_FILES, PACKETS
@@ -80,7 +80,7 @@ def subject_column(contract: Contract) -> str:
 def matches_of(way: Way, subjects: Sequence[Subject], place: Mapping[str, Any]) -> list[Match]:
     """Give which rows of a table go. `place` is what was found for it before anything was deleted."""
     if way.kind == BY_REFERENCE:
-        return [Match(way.column, tuple(ref for one in subjects for ref in one.refs))]
+        return [Match(way.column, tuple(refs_of(subjects)))]
     if way.kind == BY_OLD_TOKEN:
         return [Match(way.column, tuple(head for one in subjects for head in one.heads))]
     if way.kind == BY_TOKEN:

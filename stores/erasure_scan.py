@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stores.data_subjects import Subject
+from stores.data_subjects import Subject, refs_of
 from stores.home import Home
 from stores.leaks import LeakReport, default_exclusions, scan_with
 from transforms.pii.leaks import MAX_CHARACTERS, MIN_CHARACTERS, LeakMatcher
@@ -37,7 +37,7 @@ class SubjectMatcher:
         # What is too short would be met by chance; rows are found by token and reference all the same.
         texts = [one.id for one in subjects if MIN_CHARACTERS <= len(one.id) <= MAX_CHARACTERS]
         texts += [head for one in subjects if one.domain != "device" for head in one.heads]
-        self._refs = [ref for one in subjects for ref in one.refs]
+        self._refs = refs_of(subjects)
         texts += [ref.hex() for ref in self._refs]
         self._texts = LeakMatcher(texts)
         self._begin = len(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -125,6 +126,12 @@ def checked_tenant(tenant: str) -> str:
     if not TENANT.match(tenant):
         raise UsageError(f"a tenant's name is lower-case letters, digits and dashes ({TENANT.pattern})")
     return tenant
+
+
+def sha256_of(path: Path) -> bytes:
+    """Give the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def sync(path: Path) -> None:

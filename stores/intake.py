@@ -7,7 +7,6 @@ be killed anywhere and another may take over.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from stores.batch_steps import BatchSteps
-from stores.home import Home
+from stores.home import Home, sha256_of
 from stores.keyring import KeyProvider
 from stores.keys import TenantKeys
 from stores.landing import Batch, Landing
@@ -29,7 +28,7 @@ from stores.seen import Arrival, SeenEvents
 from stores.subjects import BatchSubjects, SubjectKeys
 from stores.tables import Commit, Tables
 from stores.vault import Vault
-from transforms.chunks import Chunk, Fault, cut_chunks
+from transforms.chunks import Chunk, cut_chunks
 from transforms.errors import TableError
 from transforms.parsing import ROW, UNKNOWN, parse_records
 from transforms.pii.contracts import Contract
@@ -131,7 +130,7 @@ class Intake:
         """Read the files that are new; count the others as duplicates, whole."""
         key = TenantKeys(batch.tenant, self._provider).identity_key("delivery")
         for file, path, _ in batch.files():
-            deliveries[file] = delivery_digest(key, _sha256(path))
+            deliveries[file] = delivery_digest(key, sha256_of(path))
             first = self._ledger.deliver(batch, {file: deliveries[file]})[file]
             if (first.batch_id, first.file) != (batch.id, file):
                 rows = first.rows or _count_records(path)
@@ -166,7 +165,7 @@ class Intake:
         accepted = accepted.filter(~duplicates)
         opened = self._open_subjects(batch, contract, chunk, subjects, accepted)
         rejected, repeated = self._first_rejected(batch, chunk, ids, {**parsed.rejected, **chunk.refused})
-        faults = [*chunk.faults, *_faults(chunk, rejected)]
+        faults = [*chunk.faults, *chunk.faults_of(rejected)]
         quarantine = Quarantine(batch.tenant, self._tables, sealer, quarantine_table(contract))
         quarantine.add(batch, faults, deliveries, self._commit(batch, chunk.number))
         self._append_raw(batch, contract, chunk, sealer, opened)
@@ -392,16 +391,6 @@ def _taken_at(chunk: Chunk) -> pl.Series:
     moments = [chunk.received_ms.get(row) for row in range(len(chunk.payloads))]
     taken = pl.Series(moments, dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
     return taken.cast(pl.Datetime("us", "UTC"))
-
-
-def _faults(chunk: Chunk, rejected: Mapping[int, str]) -> Iterator[Fault]:
-    for row, reason in sorted(rejected.items()):
-        yield Fault(chunk.files[row], chunk.records[row], chunk.offsets[row], reason, chunk.payloads[row])
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _count_records(path: Path) -> int:

@@ -7,7 +7,6 @@ the log learns the names of files, nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stores.delta_files import write_parts
+from stores.home import sha256_of
 from stores.tables import Tables
 from transforms.privacy.removals import FileMark, Removal
 from transforms.tables import Column, TableSpec
@@ -239,9 +239,7 @@ def _text(value: Any) -> str:  # noqa: ANN401 - a value of any partition column
 
 def mark_file(root: Path, path: Path) -> FileMark:
     """Give a file's name below a folder, its size and its SHA-256."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileMark(str(path.relative_to(root)), path.stat().st_size, digest)
+    return FileMark(str(path.relative_to(root)), path.stat().st_size, sha256_of(path).hex())
 
 
 def mart_spec(tables: Tables, tenant: str, key: str) -> TableSpec:

@@ -34,9 +34,7 @@ class Sealer:
         record_ids: Sequence[bytes],
     ) -> list[bytes]:
         """Seal a column, each value under its own subject's key. Record ids have 16 bytes each."""
-        places = Place(self.keys.tenant, table, column).of_each(record_ids)
-        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(values))
-        return seal_many(values, subject_keys, self.keys.family_id(_SUBJECTS), nonces, places)
+        return seal_many(values, subject_keys, *self._parts(table, column, record_ids))
 
     def seal_column_for_subjects(
         self,
@@ -47,9 +45,13 @@ class Sealer:
         record_ids: Sequence[bytes],
     ) -> pa.Array[Any]:
         """Seal as `seal_for_subjects` does, into an Arrow column."""
+        return seal_column(values, subject_keys, *self._parts(table, column, record_ids))
+
+    def _parts(self, table: str, column: str, record_ids: Sequence[bytes]) -> tuple[bytes, bytes, list[bytes]]:
+        """Give the key id, a nonce for each value, and each one's place."""
+        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(record_ids))
         places = Place(self.keys.tenant, table, column).of_each(record_ids)
-        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(values))
-        return seal_column(values, subject_keys, self.keys.family_id(_SUBJECTS), nonces, places)
+        return self.keys.family_id(_SUBJECTS), nonces, places
 
     def open_for_subjects(
         self,

@@ -9,18 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import polars as pl
 
+from stores.database_connections import alembic_config, name_driver, read_address
+from stores.settings import Settings
 from transforms.errors import ServedError, UsageError
 from transforms.user_logins import ABSENT, COLUMNS, DIGEST_DIGITS, SEPARATOR, digest_rows, rows_csv
 
 if TYPE_CHECKING:
     from psycopg import Connection
-
-    from stores.settings import Settings
 
 _CONNECT_S = 10
 # One number of ours for PostgreSQL's advisory locks: who changes the table waits for who does.
@@ -50,18 +49,13 @@ def standing_of(rows: pl.DataFrame) -> Standing:
     return Standing(*digest_rows(rows))
 
 
-def read_address(settings: Settings) -> str | None:
-    """Give PostgreSQL's address from the settings or the file that they name; None where nothing is served.
+def read_served_address(settings: Settings) -> str | None:
+    """Give PostgreSQL's address; None where nothing is served.
 
     Raises: UsageError where the file cannot be read, or the address is none of PostgreSQL.
     """
-    url = settings.postgres_url
-    if settings.postgres_url_file is not None:
-        try:
-            url = settings.postgres_url_file.read_text().strip()
-        except OSError as error:
-            raise UsageError(f"postgres_url_file cannot be read: {error.strerror}") from None
-    if not url:
+    url = read_address(settings, "postgres_url")
+    if url is None:
         return None
     scheme, _, rest = url.partition("://")
     if scheme.partition("+")[0] not in ("postgresql", "postgres"):
@@ -234,12 +228,8 @@ def _copy(connection: Connection[Any], table: str, content: bytes) -> None:
 
 def _migrate(url: str) -> None:
     from alembic import command
-    from alembic.config import Config
 
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations" / "served"))
-    config.attributes["url"] = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    command.upgrade(config, "head")
+    command.upgrade(alembic_config(name_driver(url), "migrations/served"), "head")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ files make one commit and one huge file makes several. The same files give the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from transforms.notifications import FAULT_REASONS
@@ -48,6 +48,11 @@ class Chunk:
     def is_empty(self) -> bool:
         """Whether there is nothing to commit."""
         return not self.payloads and not self.faults
+
+    def faults_of(self, rejected: Mapping[int, str]) -> Iterator[Fault]:
+        """Give the faults of records that were rejected, by their index, each with the reason."""
+        for row, reason in sorted(rejected.items()):
+            yield Fault(self.files[row], self.records[row], self.offsets[row], reason, self.payloads[row])
 
 
 def cut_chunks(pieces: Iterable[tuple[int, Piece]], chunk_bytes: int) -> Iterator[Chunk]:

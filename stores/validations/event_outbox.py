@@ -1,4 +1,4 @@
-"""A store's own outbox: events are written in the transaction that they tell of, and go out afterwards."""
+"""What both stores have: an outbox, whose events are written with what they tell of, and how rows are found."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from stores.database import Database
 from transforms.validations.events import Event, encode_event
 
 _AT_ONCE = 500
+
+
+def event_table(metadata: sa.MetaData) -> sa.Table:
+    """Declare the table of a store's events; numbers are not given twice."""
+    return sa.Table(
+        "events",
+        metadata,
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        sqlite_autoincrement=True,
+    )
 
 
 class EventOutbox:
@@ -43,3 +55,8 @@ def delete_rows(database: Database, tables: sa.MetaData, tenant: str) -> int:
         )
     database.settle()
     return gone
+
+
+def of_validation(table: sa.Table, tenant: str, validation: str) -> sa.ColumnElement[bool]:
+    """Tell the rows of a validation in a store's table."""
+    return sa.and_(table.c.tenant == tenant, table.c.id == validation)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy import Column, Integer, LargeBinary, MetaData, Text
+from sqlalchemy import Column, LargeBinary, MetaData, Text
 
 from stores.database import Database
-from stores.validations.event_outbox import EventOutbox, delete_rows
+from stores.validations.event_outbox import EventOutbox, delete_rows, event_table, of_validation
 from transforms.validations.events import Event, moment_of
 
 METADATA = MetaData()
@@ -44,14 +44,7 @@ DELETIONS = sa.Table(
     Column("id", Text, primary_key=True),
     Column("deleted", Text, nullable=False),
 )
-EVENTS = sa.Table(
-    "events",
-    METADATA,
-    Column("number", Integer, primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("message", Text, nullable=False),
-    sqlite_autoincrement=True,
-)
+EVENTS = event_table(METADATA)
 FIELDS = tuple(one.name for one in RECORDS.columns if isinstance(one.type, LargeBinary))
 
 
@@ -84,7 +77,9 @@ class HighStore:
         """Store a new record with the event that tells it; give False where one is there, or was deleted."""
         with self.database.begin() as connection:
             for table in (RECORDS, DELETIONS):
-                if connection.execute(sa.select(table.c.id).where(_of(table, tenant, validation))).first():
+                if connection.execute(
+                    sa.select(table.c.id).where(of_validation(table, tenant, validation))
+                ).first():
                     return False
             created = moment_of(validation).isoformat()
             named = {"tenant": tenant, "id": validation, "created": created, **_values(change, fields)}
@@ -96,7 +91,7 @@ class HighStore:
         self, tenant: str, validation: str, change: str, fields: Mapping[str, bytes], event: Event
     ) -> None:
         """Replace the fields of a record by those of a later change, with the event that tells it."""
-        older = sa.and_(_of(RECORDS, tenant, validation), RECORDS.c.change < change)
+        older = sa.and_(of_validation(RECORDS, tenant, validation), RECORDS.c.change < change)
         with self.database.begin() as connection:
             if connection.execute(sa.update(RECORDS).where(older).values(**_values(change, fields))).rowcount:
                 self.outbox.add(connection, event)
@@ -104,8 +99,8 @@ class HighStore:
     def delete(self, tenant: str, validation: str, deleted: str, event: Event | None) -> None:
         """Delete a record, with the event that tells it, once; what remains is the id and when."""
         with self.database.begin() as connection:
-            connection.execute(sa.delete(RECORDS).where(_of(RECORDS, tenant, validation)))
-            gone = sa.select(DELETIONS.c.id).where(_of(DELETIONS, tenant, validation))
+            connection.execute(sa.delete(RECORDS).where(of_validation(RECORDS, tenant, validation)))
+            gone = sa.select(DELETIONS.c.id).where(of_validation(DELETIONS, tenant, validation))
             if connection.execute(gone).first() is None:
                 connection.execute(DELETIONS.insert().values(tenant=tenant, id=validation, deleted=deleted))
                 if event is not None:
@@ -117,7 +112,7 @@ class HighStore:
 
     def get(self, tenant: str, validation: str) -> SealedRecord | None:
         """Give a record, sealed as it is; None where nothing is there."""
-        rows = self.database.rows(sa.select(RECORDS).where(_of(RECORDS, tenant, validation)))
+        rows = self.database.rows(sa.select(RECORDS).where(of_validation(RECORDS, tenant, validation)))
         if not rows:
             return None
         row = rows[0]
@@ -128,7 +123,3 @@ class HighStore:
 def _values(change: str, fields: Mapping[str, bytes]) -> dict[str, object]:
     sealed = {name: fields.get(name) for name in FIELDS}
     return {**sealed, "change": change, "updated": moment_of(change).isoformat()}
-
-
-def _of(table: sa.Table, tenant: str, validation: str) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.tenant == tenant, table.c.id == validation)

@@ -12,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy import Column, Integer, MetaData, Text
+from sqlalchemy import Column, MetaData, Text
 
 from stores.database import Database
-from stores.validations.event_outbox import EventOutbox, delete_rows
+from stores.validations.event_outbox import EventOutbox, delete_rows, event_table, of_validation
 from transforms.validations.events import Event, moment_of
 
 METADATA = MetaData()
@@ -40,14 +40,7 @@ DELETIONS = sa.Table(
     Column("deleted", Text, nullable=False),
     Column("decision", Text),
 )
-EVENTS = sa.Table(
-    "events",
-    METADATA,
-    Column("number", Integer, primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("message", Text, nullable=False),
-    sqlite_autoincrement=True,
-)
+EVENTS = event_table(METADATA)
 
 PENDING, FULFILLED = "pending", "fulfilled"
 
@@ -81,11 +74,13 @@ class LowStore:
 
     def put(self, tenant: str, validation: str, change: str) -> None:
         """Enter a validation, or a later change of one, as pending."""
-        mine = _of(DECISIONS, tenant, validation)
+        mine = of_validation(DECISIONS, tenant, validation)
         entered = moment_of(change).isoformat()
         fresh = {"change": change, "decision": None, "reasons": None, "status": PENDING, "updated": entered}
         with self.database.begin() as connection:
-            if connection.execute(sa.select(DELETIONS).where(_of(DELETIONS, tenant, validation))).first():
+            if connection.execute(
+                sa.select(DELETIONS).where(of_validation(DELETIONS, tenant, validation))
+            ).first():
                 return
             if connection.execute(sa.select(DECISIONS).where(mine)).first() is None:
                 created = moment_of(validation).isoformat()
@@ -101,7 +96,9 @@ class LowStore:
     ) -> None:
         """Write down the decision about a change, once, with the event that tells it."""
         pending = sa.and_(
-            _of(DECISIONS, tenant, validation), DECISIONS.c.change == change, DECISIONS.c.status == PENDING
+            of_validation(DECISIONS, tenant, validation),
+            DECISIONS.c.change == change,
+            DECISIONS.c.status == PENDING,
         )
         decided = {
             "decision": decision,
@@ -116,11 +113,13 @@ class LowStore:
     def delete(self, tenant: str, validation: str, deleted: str, *, keeps_decision: bool = False) -> None:
         """Delete a decision; what remains is the id and when, and the verdict where a tenant keeps it."""
         with self.database.begin() as connection:
-            mine = _of(DECISIONS, tenant, validation)
+            mine = of_validation(DECISIONS, tenant, validation)
             kept = connection.execute(sa.select(DECISIONS.c.decision).where(mine)).scalar()
             connection.execute(sa.delete(DECISIONS).where(mine))
             if (
-                connection.execute(sa.select(DELETIONS).where(_of(DELETIONS, tenant, validation))).first()
+                connection.execute(
+                    sa.select(DELETIONS).where(of_validation(DELETIONS, tenant, validation))
+                ).first()
                 is None
             ):
                 row = {"tenant": tenant, "id": validation, "deleted": deleted}
@@ -132,14 +131,10 @@ class LowStore:
 
     def get(self, tenant: str, validation: str) -> DecisionRecord | None:
         """Give what was decided; None where nothing is there."""
-        rows = self.database.rows(sa.select(DECISIONS).where(_of(DECISIONS, tenant, validation)))
+        rows = self.database.rows(sa.select(DECISIONS).where(of_validation(DECISIONS, tenant, validation)))
         if not rows:
             return None
         row = {name: value for name, value in rows[0].items() if name != "tenant"}
         return DecisionRecord(
             **{**row, "reasons": tuple((row["reasons"] or "").split(",")) if row["reasons"] else ()}
         )
-
-
-def _of(table: sa.Table, tenant: str, validation: str) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.tenant == tenant, table.c.id == validation)

@@ -6,11 +6,11 @@ each record has a key of its own, so that none is taken twice.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from stores.home import sha256_of
 from stores.keys import TenantKeys
 from stores.landing import Batch, Landing
 from stores.ledger import Counts, Ledger
@@ -20,7 +20,7 @@ from stores.tables import Commit
 from stores.validations.intake import ValidationIntake
 from stores.validations.request_journal import RequestMark
 from transforms.audit import canonical_json
-from transforms.chunks import Chunk, Fault, cut_chunks
+from transforms.chunks import Chunk, cut_chunks
 from transforms.errors import ErasedSubjectError
 from transforms.parsing import ROW, parse_records
 from transforms.pii.ciphers import keyed_digest
@@ -69,7 +69,7 @@ class RequestFiles:
         with shared(self._locks / "tenant.lock"), exclusive(self._locks / f"{SOURCE}.lock"):
             counts, deliveries = Counts(), dict[int, bytes]()
             for file, path, _ in batch.files():
-                deliveries[file] = delivery_digest(self._keys.identity_key("delivery"), _sha256(path))
+                deliveries[file] = delivery_digest(self._keys.identity_key("delivery"), sha256_of(path))
                 known = self._ledger.deliver(batch, {file: deliveries[file]})[file]
                 if (known.batch_id, known.file) != (batch.id, file):
                     counts += Counts(rows=known.rows, duplicates=known.rows)
@@ -94,7 +94,7 @@ class RequestFiles:
         counts = Counts()
         for chunk in cut_chunks(_pieces(file, path), batch.chunk_bytes):
             parsed = parse_records(chunk.payloads, request_contract(contract))
-            faults = [*chunk.faults, *_faults(chunk, parsed.rejected)]
+            faults = [*chunk.faults, *chunk.faults_of(parsed.rejected)]
             # A chunk's number is its own among all files of the batch: a commit is known by it.
             number = file << 20 | chunk.number
             commit = Commit(
@@ -125,13 +125,3 @@ def _pieces(file: int, path: Path) -> Iterator[tuple[int, Piece]]:
     with path.open("rb") as stream:
         for piece in read_records(stream):
             yield file, piece
-
-
-def _faults(chunk: Chunk, rejected: dict[int, str]) -> Iterator[Fault]:
-    for row, reason in sorted(rejected.items()):
-        yield Fault(chunk.files[row], chunk.records[row], chunk.offsets[row], reason, chunk.payloads[row])
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from stores.data_subjects import Subject
+from stores.data_subjects import Subject, refs_of
 from stores.database import Database
 from stores.subjects import SubjectKeys
 from stores.validations.completions import Completions
@@ -61,14 +61,14 @@ class SubjectRequests:
 
     def count(self, subjects: Sequence[Subject], places: Mapping[str, Any]) -> int:
         """Count the requests that are about subjects."""
-        return len(self._subjects.requests_of(_refs(subjects)))
+        return len(self._subjects.requests_of(refs_of(subjects)))
 
     def erase(self, subjects: Sequence[Subject], places: Mapping[str, Any]) -> int:
         """Erase the requests: in the journal, both stores, and among what is on its way.
 
         What remains is each id and when. Whom it was about is forgotten last, since it is found by that.
         """
-        found = self._subjects.requests_of(_refs(subjects))
+        found = self._subjects.requests_of(refs_of(subjects))
         for validation in found:
             deleted = self._journal.erase(self._tenant, validation)
             self._low.delete(self._tenant, validation, deleted)
@@ -79,7 +79,3 @@ class SubjectRequests:
             database.settle()
         self._subjects.detach_requests(found)
         return len(found)
-
-
-def _refs(subjects: Sequence[Subject]) -> list[bytes]:
-    return [ref for one in subjects for ref in one.refs]

@@ -14,7 +14,7 @@ import pytest
 from orchestration.resources import Platform
 from stores.contracts import load_contract
 from stores.settings import Settings, load_settings
-from stores.user_logins import UserLogins, read_address, standing_of
+from stores.user_logins import UserLogins, read_served_address, standing_of
 from transforms.errors import ServedError, UsageError
 from transforms.tables import masked_table
 from transforms.user_logins import COLUMNS, describe_columns, no_rows
@@ -193,16 +193,16 @@ def test_a_refused_row_is_named_without_its_values(served):
 
 
 def test_the_address_comes_from_a_setting_or_a_file(tmp_path):
-    assert read_address(Settings(home=tmp_path)) is None
+    assert read_served_address(Settings(home=tmp_path)) is None
     url = "postgresql+psycopg://u@h/d"
-    assert read_address(Settings(home=tmp_path, postgres_url=url)) == "postgresql://u@h/d"
+    assert read_served_address(Settings(home=tmp_path, postgres_url=url)) == "postgresql://u@h/d"
     file = tmp_path / "address"
     with pytest.raises(UsageError, match="postgres_url_file"):
-        read_address(Settings(home=tmp_path, postgres_url_file=file))
+        read_served_address(Settings(home=tmp_path, postgres_url_file=file))
     file.write_text("postgres://u:p@h/d\n")
-    assert read_address(Settings(home=tmp_path, postgres_url_file=file)) == "postgresql://u:p@h/d"
+    assert read_served_address(Settings(home=tmp_path, postgres_url_file=file)) == "postgresql://u:p@h/d"
     with pytest.raises(UsageError, match="no address of PostgreSQL"):
-        read_address(Settings(home=tmp_path, postgres_url="mysql://u@h/d"))
+        read_served_address(Settings(home=tmp_path, postgres_url="mysql://u@h/d"))
 
 
 # --- With the lake

@@ -76,10 +76,16 @@ def test_what_is_said_of_each_record_is_what_becomes_of_it(asked: TestClient, ho
     state = asked.get(f"/v1/jobs/{job}", headers=house.issue("a-client")).json()
     assert (state["rows"], state["quarantined"]) == (len(results), told["quarantined"])
     assert state["accepted"] + state["duplicates"] == told["accepted"]
-    with house.platform.tables.reading("acme", "quarantine.logins") as table:
-        kept = table.filter(batch_id=job).collect()
     reasons = sorted(one["reason"] for one in told["records"] if one["result"] == "quarantined")
-    assert sorted(kept["reason"].to_list()) == reasons
+    assert reasons_kept(house.platform, job) == reasons
+
+
+def reasons_kept(platform: Any, batch: str) -> list[str]:
+    # Nothing was ever quarantined: there is no table yet.
+    if not platform.tables.exists("acme", "quarantine.logins"):
+        return []
+    with platform.tables.reading("acme", "quarantine.logins") as table:
+        return sorted(table.filter(batch_id=batch).collect()["reason"].to_list())
 
 
 def test_a_body_of_many_records_is_judged_in_the_job(asked: TestClient):
