@@ -21,6 +21,7 @@ from stores.landing import SHARED, Batch
 from stores.ledger import Counts, Delivery, Ledger
 from stores.quarantine import Quarantine
 from stores.sealing import Sealer
+from stores.sealing_room import SealingRoom
 from stores.tables import Commit, Tables
 from transforms.capture.assigning import Claim, split_by_device
 from transforms.capture.blocks import Block, cut_blocks, order_by_hour, take_packets
@@ -164,6 +165,7 @@ class BatchSealing:
         self._chunk = Chunk(0)
         self._limit = _CHUNKS_AT_ONCE * batch.chunk_bytes
         self._block_key = sealer.keys.identity_key("block")
+        self._room = SealingRoom()
 
     def run(self, keep: Callable[[int, pa.Table], None]) -> None:
         """Take every file that is new; count the others as duplicates, whole.
@@ -297,12 +299,13 @@ class BatchSealing:
         ids = numbered_event_ids(self._block_key, file.digest, numbers).to_list()
         file.blocks += len(blocks)
         file.stored += len(packets)
-        sealed = self._sealer.seal_for_subjects(
+        sealed = self._sealer.seal_large_for_subjects(
             CAPTURE_BLOCKS.key,
             "records",
             [block.packets.records.data for block in blocks],
             [key] * len(blocks),
             [uuid_bytes(one) for one in ids],
+            self._room,
         )
         for block, block_id, at, envelope in zip(blocks, ids, numbers, sealed, strict=True):
             place = {"block_id": block_id, "block_number": at, "file_id": file.id, "records": envelope}
@@ -334,8 +337,9 @@ class BatchSealing:
             refused=chunk.refused,
         )
         self._ledger.add_chunk(batch.id, chunk.number, counts)
-        # The envelopes are on disk; the packets' rows take the memory that they had.
+        # The envelopes are on disk; those of the next chunk take the memory that they had.
         chunk.blocks.clear()
+        self._room.clear()
         self._keep(chunk.number, self._masker.mask(chunk.sealed, self._arrival(chunk)))
         self._chunk = Chunk(chunk.number + 1)
 

@@ -30,11 +30,11 @@ from transforms.pii.ciphers import (
 )
 
 VERSION = 1
-_COMPRESSED = 1
-_HEADER_BYTES = 6
-_HEAD_BYTES = _HEADER_BYTES + GCM_NONCE_BYTES
+COMPRESSED = 1
+HEADER_BYTES = 6
+_HEAD_BYTES = HEADER_BYTES + GCM_NONCE_BYTES
 # Below this, zstd's frame eats what it saves.
-_COMPRESS_FROM = 1024
+COMPRESS_FROM = 1024
 
 
 class Place:
@@ -65,7 +65,7 @@ class Place:
 def seal(plaintext: bytes, key: bytes, key_id: bytes, nonce: bytes, place: bytes) -> bytes:
     """Seal one value. `key` has 32 bytes, `key_id` 4, `nonce` 12 and never comes twice for a key."""
     flags, body = _compressed(plaintext)
-    header = _header(flags, key_id)
+    header = write_header(flags, key_id)
     return header + nonce + gcm_encrypt(key, nonce, body, header + place)
 
 
@@ -122,10 +122,10 @@ def _prepared(
     plaintexts: Sequence[bytes | memoryview], key_id: bytes
 ) -> tuple[Sequence[bytes], Sequence[bytes | memoryview]]:
     """Give the headers and bodies; where every value is short, without a look at each."""
-    if max(map(len, plaintexts), default=0) < _COMPRESS_FROM:
-        return [_header(0, key_id)] * len(plaintexts), plaintexts
+    if max(map(len, plaintexts), default=0) < COMPRESS_FROM:
+        return [write_header(0, key_id)] * len(plaintexts), plaintexts
     packed = [_compressed(plaintext) for plaintext in plaintexts]
-    return [_header(flags, key_id) for flags, _ in packed], [body for _, body in packed]
+    return [write_header(flags, key_id) for flags, _ in packed], [body for _, body in packed]
 
 
 def open_many(
@@ -151,11 +151,11 @@ def _opened(
     envelope: bytes | memoryview,
     place: bytes,
 ) -> bytes:
-    header = bytes(envelope[:_HEADER_BYTES])
+    header = bytes(envelope[:HEADER_BYTES])
     plaintext = decrypt(envelope[6:18], envelope[18:], header + place)
     if header[0] != VERSION:
         raise DecryptionError("the envelope")
-    return _decompressed(plaintext) if header[1] & _COMPRESSED else plaintext
+    return bytes(decompress_value(plaintext)) if header[1] & COMPRESSED else plaintext
 
 
 def open_sealed(envelope: bytes, key: bytes, place: bytes) -> bytes:
@@ -163,11 +163,11 @@ def open_sealed(envelope: bytes, key: bytes, place: bytes) -> bytes:
 
     Raises: DecryptionError for another key or place, an unknown version, and any changed byte.
     """
-    if len(envelope) < _HEADER_BYTES + GCM_NONCE_BYTES or envelope[0] != VERSION:
+    if len(envelope) < HEADER_BYTES + GCM_NONCE_BYTES or envelope[0] != VERSION:
         raise DecryptionError("the envelope")
     header, nonce, body = envelope[:6], envelope[6:18], envelope[18:]
     plaintext = gcm_decrypt(key, nonce, body, header + place)
-    return _decompressed(plaintext) if header[1] & _COMPRESSED else plaintext
+    return bytes(decompress_value(plaintext)) if header[1] & COMPRESSED else plaintext
 
 
 def key_id_of(envelope: bytes) -> bytes:
@@ -175,21 +175,26 @@ def key_id_of(envelope: bytes) -> bytes:
     return envelope[2:6]
 
 
-def _header(flags: int, key_id: bytes) -> bytes:
+def write_header(flags: int, key_id: bytes) -> bytes:
+    """Write what an envelope begins with, which is authenticated together with its place."""
     return bytes((VERSION, flags)) + key_id
 
 
 def _compressed(plaintext: bytes | memoryview) -> tuple[int, bytes | memoryview]:
-    if len(plaintext) < _COMPRESS_FROM:
+    if len(plaintext) < COMPRESS_FROM:
         return 0, plaintext
     packed = len(plaintext).to_bytes(8, "big") + pa.Codec("zstd", 1).compress(plaintext, asbytes=True)
-    return (_COMPRESSED, packed) if len(packed) < len(plaintext) else (0, plaintext)
+    return (COMPRESSED, packed) if len(packed) < len(plaintext) else (0, plaintext)
 
 
-def _decompressed(packed: bytes) -> bytes:
+def decompress_value(packed: bytes | memoryview) -> memoryview:
+    """Give what a compressed value was, from its length and its frame.
+
+    Raises: DecryptionError where it is none.
+    """
     try:
         size = int.from_bytes(packed[:8], "big")
-        plain: bytes = pa.Codec("zstd").decompress(memoryview(packed)[8:], size, asbytes=True)
+        plain = pa.Codec("zstd").decompress(memoryview(packed)[8:], size)
     except (OSError, ValueError, OverflowError, MemoryError) as error:
         raise DecryptionError("the envelope") from error
-    return plain
+    return memoryview(plain).cast("B")
