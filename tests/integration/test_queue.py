@@ -4,17 +4,16 @@ Few messages, since moto looks at all of them in each call.
 """
 
 import contextlib
-import importlib.util
 import json
 import sqlite3
 import threading
 import time
 import uuid
-from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
 
+import sqs_server
 from stores.aws import sqs_client
 from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.queue import MAX_BODY_BYTES, envelope
@@ -22,12 +21,6 @@ from stores.settings import Settings
 from stores.sqs import SqsLimits, SqsQueue
 from transforms.errors import QueueError, UsageError
 from transforms.records import open_message
-
-_spec = importlib.util.spec_from_file_location("sqs_server", Path(__file__).with_name("sqs_server.py"))
-assert _spec is not None
-assert _spec.loader is not None
-sqs_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sqs_server)
 
 VISIBILITY_S = 2
 MOST = 2
