@@ -12,7 +12,16 @@ import pyarrow as pa
 from stores.keys import TenantKeys
 from stores.subjects import SubjectKeys
 from transforms.pii.ciphers import GCM_NONCE_BYTES
-from transforms.pii.envelope import Place, open_many, open_sealed, seal, seal_column, seal_many
+from transforms.pii.envelope import (
+    Encryptors,
+    Octets,
+    Place,
+    open_many,
+    open_sealed,
+    seal,
+    seal_column,
+    seal_many,
+)
 
 _SUBJECTS = "subjects"
 _QUARANTINE = "quarantine"
@@ -24,6 +33,7 @@ class Sealer:
     def __init__(self, keys: TenantKeys, subjects: SubjectKeys) -> None:
         """Remember the tenant's keys."""
         self.keys, self.subjects = keys, subjects
+        self._encryptors = Encryptors()
 
     def seal_for_subjects(
         self,
@@ -42,10 +52,17 @@ class Sealer:
         column: str,
         values: Sequence[bytes | memoryview],
         subject_keys: Sequence[bytes],
-        record_ids: Sequence[bytes],
+        runs: Sequence[int],
+        record_ids: Octets,
     ) -> pa.Array[Any]:
-        """Seal as `seal_for_subjects` does, into an Arrow column."""
-        return seal_column(values, subject_keys, *self._parts(table, column, record_ids))
+        """Seal as `seal_for_subjects` does, into an Arrow column.
+
+        Each subject's key seals a run of so many values. Record ids are a row of 16 bytes each.
+        """
+        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(values))
+        place, key_id = Place(self.keys.tenant, table, column), self.keys.family_id(_SUBJECTS)
+        encryptors = self._encryptors.of_each(subject_keys)
+        return seal_column(values, encryptors, runs, key_id, nonces, place, record_ids)
 
     def _parts(self, table: str, column: str, record_ids: Sequence[bytes]) -> tuple[bytes, bytes, list[bytes]]:
         """Give the key id, a nonce for each value, and each one's place."""

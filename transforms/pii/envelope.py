@@ -10,24 +10,28 @@ caller: pure code has no randomness of its own, and golden vectors need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import chain, groupby
-from operator import add, itemgetter
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, groupby, repeat, starmap
+from operator import add, call, itemgetter
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.errors import DecryptionError
 from transforms.pii.ciphers import (
     GCM_NONCE_BYTES,
     WRONG_TAG,
+    GcmEncryptor,
     gcm_decrypt,
     gcm_decryptor,
     gcm_encrypt,
     gcm_encryptor,
     length_prefixed,
 )
+
+Octets: TypeAlias = npt.NDArray[np.uint8]
 
 VERSION = 1
 _COMPRESSED = 1
@@ -81,33 +85,6 @@ def seal_many(
     `nonces` holds 12 bytes a value. Rows of one key should stand together: a key is set up once
     for each run, and only one is held.
     """
-    return list(map(add, *_sealed_parts(plaintexts, keys, key_id, nonces, places)))
-
-
-def seal_column(
-    plaintexts: Sequence[bytes | memoryview],
-    keys: Sequence[bytes],
-    key_id: bytes,
-    nonces: bytes,
-    places: Sequence[bytes],
-) -> pa.Array[Any]:
-    """Seal a column as `seal_many` does. Shape: large_binary, whose values are put together once."""
-    heads, bodies = _sealed_parts(plaintexts, keys, key_id, nonces, places)
-    offsets = np.zeros(len(bodies) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)) + _HEAD_BYTES, out=offsets[1:])
-    values = b"".join(chain.from_iterable(zip(heads, bodies, strict=True)))
-    buffers = [None, pa.py_buffer(offsets.data), pa.py_buffer(values)]
-    return pa.Array.from_buffers(pa.large_binary(), len(bodies), buffers)
-
-
-def _sealed_parts(
-    plaintexts: Sequence[bytes | memoryview],
-    keys: Sequence[bytes],
-    key_id: bytes,
-    nonces: bytes,
-    places: Sequence[bytes],
-) -> tuple[list[bytes], list[bytes]]:
-    """Give of each envelope what stands before the ciphertext, and the ciphertext with its tag."""
     headers, bodies = _prepared(plaintexts, key_id)
     each: list[bytes] = np.frombuffer(nonces, f"V{GCM_NONCE_BYTES}").tolist()
     sealed, held = [], None
@@ -115,17 +92,91 @@ def _sealed_parts(
         if key is not held:
             held, encrypt = key, gcm_encryptor(key)
         sealed.append(encrypt(nonce, body, header + place))
-    return list(map(add, headers, each)), sealed
+    return list(map(add, map(add, headers, each), sealed))
+
+
+class Encryptors:
+    """Encryptors by key, kept over the columns of a batch: setting one up costs as much as two short records.
+
+    So many are held at most; each takes 2.5 KB. Where a column has more keys, one at a time is.
+    """
+
+    def __init__(self, most: int = 1 << 15) -> None:
+        """Begin with none."""
+        self._most = most
+        self._made: dict[bytes, GcmEncryptor] = {}
+
+    def of_each(self, keys: Sequence[bytes]) -> Iterable[GcmEncryptor]:
+        """Give the encryptor of each key."""
+        if len(keys) > self._most:
+            return map(gcm_encryptor, keys)
+        if len(self._made) + len(keys) > self._most:
+            self._made.clear()
+        self._made |= {key: gcm_encryptor(key) for key in keys if key not in self._made}
+        return map(self._made.__getitem__, keys)
+
+
+def seal_column(
+    plaintexts: Sequence[bytes | memoryview],
+    encryptors: Iterable[GcmEncryptor],
+    runs: Sequence[int],
+    key_id: bytes,
+    nonces: bytes,
+    place: Place,
+    record_ids: Octets,
+) -> pa.Array[Any]:
+    """Seal a column as `seal_many` does: each encryptor seals a run of so many values.
+
+    Shape: `nonces` holds 12 bytes a value, `record_ids` a row of 16; large_binary out, whose values are
+    put together once.
+    """
+    count = len(plaintexts)
+    if len(nonces) != GCM_NONCE_BYTES * count or record_ids.shape != (count, 16):
+        raise ValueError("values, nonces and record ids do not run in parallel")
+    flags, bodies = _flagged(plaintexts)
+    headers = np.empty((count, _HEADER_BYTES), np.uint8)
+    headers[:, 0], headers[:, 1], headers[:, 2:] = VERSION, flags, np.frombuffer(key_id, np.uint8)
+    each = np.frombuffer(nonces, np.uint8).reshape(count, GCM_NONCE_BYTES)
+    begun = np.frombuffer(place.begin(16), np.uint8)
+    associated = _rows_of(headers, np.broadcast_to(begun, (count, len(begun))), record_ids)
+    # What surrounds a value was put together for all at once, and C makes the calls: a loop that does both
+    # costs 0.5 us a value beside the 1.2 that its encryption takes.
+    calls = chain.from_iterable(map(repeat, encryptors, runs))
+    sealed = list(starmap(call, zip(calls, _rows_of(each), bodies, associated, strict=True)))
+    return _joined(_rows_of(headers, each), sealed)
+
+
+def _rows_of(*parts: Octets) -> list[bytes]:
+    """Give each row of matrices that stand side by side."""
+    rows = np.ascontiguousarray(np.hstack(parts))
+    found: list[bytes] = rows.view(f"V{rows.shape[1]}").ravel().tolist()
+    return found
+
+
+def _joined(heads: list[bytes], sealed: list[bytes]) -> pa.Array[Any]:
+    """Put envelopes together behind one another."""
+    offsets = np.zeros(len(sealed) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, sealed), np.int64, len(sealed)) + _HEAD_BYTES, out=offsets[1:])
+    parts = [b""] * (2 * len(sealed))
+    parts[0::2], parts[1::2] = heads, sealed
+    buffers = [None, pa.py_buffer(offsets.data), pa.py_buffer(b"".join(parts))]
+    return pa.Array.from_buffers(pa.large_binary(), len(sealed), buffers)
+
+
+def _flagged(plaintexts: Sequence[bytes | memoryview]) -> tuple[Octets | int, Sequence[bytes | memoryview]]:
+    """Give the flags and bodies; where every value is short, without a look at each."""
+    if max(map(len, plaintexts), default=0) < _COMPRESS_FROM:
+        return 0, plaintexts
+    packed = [_compressed(plaintext) for plaintext in plaintexts]
+    return np.array([flags for flags, _ in packed], np.uint8), [body for _, body in packed]
 
 
 def _prepared(
     plaintexts: Sequence[bytes | memoryview], key_id: bytes
 ) -> tuple[Sequence[bytes], Sequence[bytes | memoryview]]:
-    """Give the headers and bodies; where every value is short, without a look at each."""
-    if max(map(len, plaintexts), default=0) < _COMPRESS_FROM:
-        return [_header(0, key_id)] * len(plaintexts), plaintexts
-    packed = [_compressed(plaintext) for plaintext in plaintexts]
-    return [_header(flags, key_id) for flags, _ in packed], [body for _, body in packed]
+    flags, bodies = _flagged(plaintexts)
+    each = [flags] * len(bodies) if isinstance(flags, int) else flags.tolist()
+    return [_header(one, key_id) for one in each], bodies
 
 
 def open_many(
