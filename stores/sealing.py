@@ -13,7 +13,6 @@ from stores.keys import TenantKeys
 from stores.subjects import SubjectKeys
 from transforms.pii.ciphers import GCM_NONCE_BYTES
 from transforms.pii.envelope import (
-    Encryptors,
     Octets,
     Place,
     open_many,
@@ -33,7 +32,6 @@ class Sealer:
     def __init__(self, keys: TenantKeys, subjects: SubjectKeys) -> None:
         """Remember the tenant's keys."""
         self.keys, self.subjects = keys, subjects
-        self._encryptors = Encryptors()
 
     def seal_for_subjects(
         self,
@@ -61,8 +59,7 @@ class Sealer:
         """
         nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(values))
         place, key_id = Place(self.keys.tenant, table, column), self.keys.family_id(_SUBJECTS)
-        encryptors = self._encryptors.of_each(subject_keys)
-        return seal_column(values, encryptors, runs, key_id, nonces, place, record_ids)
+        return seal_column(values, subject_keys, runs, key_id, nonces, place, record_ids)
 
     def _parts(self, table: str, column: str, record_ids: Sequence[bytes]) -> tuple[bytes, bytes, list[bytes]]:
         """Give the key id, a nonce for each value, and each one's place."""

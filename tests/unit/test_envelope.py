@@ -14,8 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from transforms.errors import DecryptionError
+from transforms.pii import envelope
 from transforms.pii.envelope import (
-    Encryptors,
     Place,
     key_id_of,
     open_many,
@@ -41,9 +41,8 @@ def sealed_column(
 ) -> list[bytes]:
     rows = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, 16)
     runs = [(key, len(list(run))) for key, run in groupby(keys)]
-    encryptors = Encryptors().of_each([key for key, _ in runs])
     lengths = [length for _, length in runs]
-    return seal_column(plaintexts, encryptors, lengths, key_id, nonces, place, rows).to_pylist()
+    return seal_column(plaintexts, [key for key, _ in runs], lengths, key_id, nonces, place, rows).to_pylist()
 
 
 def parts(vector: dict[str, Any]) -> tuple[bytes, bytes, bytes, bytes, bytes]:
@@ -86,11 +85,12 @@ def test_long_values_are_compressed_where_that_saves():
 
 @pytest.mark.parametrize(
     "plaintexts",
-    [[], [b""], [SHORT] * 3, [SHORT, LONG, b"", RANDOM, SHORT]],
-    ids=["none", "empty", "short", "mixed"],
+    [[], [b""], [SHORT] * 3, [SHORT, LONG, b"", RANDOM, SHORT], [SHORT] * 13],
+    ids=["none", "empty", "short", "mixed", "steps"],
 )
-def test_a_column_is_sealed_as_its_values_are(plaintexts: list[bytes]):
-    keys = [KEY, OTHER, OTHER, KEY, KEY][: len(plaintexts)]
+def test_a_column_is_sealed_as_its_values_are(plaintexts: list[bytes], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(envelope, "_STEP", 4)
+    keys = ([KEY, OTHER, OTHER, KEY, KEY] * 3)[: len(plaintexts)]
     nonces = bytes(range(12 * len(plaintexts)))
     ids = [bytes([at]) * 16 for at in range(len(plaintexts))]
     places = PLACE.of_each(ids)
@@ -121,22 +121,13 @@ def test_columns_that_do_not_run_in_parallel_are_no_columns():
         with pytest.raises(ValueError, match=r"parallel|zip"):
             seal_column(
                 [SHORT, SHORT],
-                Encryptors().of_each([KEY] * keys),
+                [KEY] * keys,
                 [1] * keys,
                 KEY_ID,
                 bytes(nonces),
                 PLACE,
                 np.zeros((ids, 16), np.uint8),
             )
-
-
-@pytest.mark.parametrize("most", [0, 1, 2, 5])
-def test_encryptors_are_those_of_the_keys_however_few_are_held(most: int):
-    held = Encryptors(most)
-    for keys in ([KEY, KEY, OTHER], [OTHER], [bytes(32), KEY, bytes(32)], []):
-        met = [encrypt(NONCE, SHORT, b"") for encrypt in held.of_each(keys)]
-        assert met == [AESGCM(key).encrypt(NONCE, SHORT, b"") for key in keys]
-        assert len(held._made) <= most
 
 
 # --- What must not open
