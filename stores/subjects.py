@@ -39,6 +39,8 @@ create table if not exists subjects (
     state text not null check (state in ('live', 'erased')),
     check ((state = 'live') = (wrapped is not null))
 ) without rowid;
+-- Tombstones are counted for every chunk: without it, by a look at every subject there is.
+create index if not exists erased_subjects on subjects (state) where state = 'erased';
 create table if not exists day_keys (day text primary key, wrapped blob not null) without rowid;
 create table if not exists public_halves (ref blob primary key, half blob not null) without rowid;
 create table if not exists requests (id text primary key, ref blob not null) without rowid;

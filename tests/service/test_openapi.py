@@ -64,7 +64,6 @@ def test_every_operation_answers_as_it_is_described(house: Any, mode: Any):
 
         @settings(
             max_examples=EXAMPLES,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             phases=[Phase.generate],
             derandomize=True,
