@@ -251,7 +251,7 @@ class Intake:
         sealed = sealer.seal_column_for_subjects(
             spec.key,
             "record",
-            list(map(chunk.payloads.__getitem__, frame[ROW].to_list())),
+            map(chunk.payloads.__getitem__, frame[ROW].to_list()),
             list(map(opened.subject_keys.__getitem__, refs)),
             runs,
             event_id_rows(frame["event_id"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any
 
@@ -48,7 +48,7 @@ class Sealer:
         self,
         table: str,
         column: str,
-        values: Sequence[bytes | memoryview],
+        values: Iterable[bytes | memoryview],
         subject_keys: Sequence[bytes],
         runs: Sequence[int],
         record_ids: Octets,
@@ -57,7 +57,7 @@ class Sealer:
 
         Each subject's key seals a run of so many values. Record ids are a row of 16 bytes each.
         """
-        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(values))
+        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(record_ids))
         place, key_id = Place(self.keys.tenant, table, column), self.keys.family_id(_SUBJECTS)
         return seal_column(values, subject_keys, runs, key_id, nonces, place, record_ids)
 
