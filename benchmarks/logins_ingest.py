@@ -182,20 +182,24 @@ def least(turns: list[dict[str, float]]) -> dict[str, float]:
     return {name: min(one[name] for one in turns) for name in turns[0]}
 
 
-def growth(bench: Bench, earlier: int, rng: np.random.Generator) -> dict[str, float]:
-    """Give the mean and median CPU milliseconds of a small batch, early and after many."""
-    tenant, path = bench.tenant("many"), bench.folder / "small.json"
+def growth(folder: Path, earlier: int, rng: np.random.Generator) -> dict[str, float]:
+    """Give the mean and median CPU milliseconds of a small batch, in a young home and after many.
 
-    def one() -> float:
+    In turns: over the minutes that many batches take, the machine itself changes by more.
+    """
+    young, old = Bench.at(folder / "young"), Bench.at(folder / "old")
+    path = folder / "small.json"
+
+    def one(bench: Bench) -> float:
         make_logins(path, SMALL_ROWS, 20, rng)
-        return cpu_s(lambda: bench.ingest(tenant, path)) * 1e3
+        return cpu_s(lambda: bench.ingest("many", path)) * 1e3
 
-    one()
-    early = [one() for _ in range(SERIES)]
-    for _ in range(earlier - SERIES - 1):
-        one()
-    late = [one() for _ in range(SERIES)]
-    bench.drop(tenant)
+    for bench, count in ((old, earlier), (young, 1)):
+        bench.tenant("many")
+        for _ in range(count):
+            one(bench)
+    turns = [(one(young), one(old)) for _ in range(SERIES)]
+    early, late = ([both[at] for both in turns] for at in (0, 1))
     return {
         "after 1": statistics.mean(early),
         f"after {earlier}": statistics.mean(late),
@@ -218,7 +222,7 @@ def report(rows: int, sample: int, turns: int, earlier: int) -> dict[str, Any]:
         new = least([turn(bench, f"fresh-{at}", fresh, rows // 2, 0) for at in range(turns)])
         # Both on one whole file: an append costs more with every append before it, so a part would flatter.
         same = turn(bench, "same", make_logins(Path(name) / "same.json", sample, 20, rng), sample, sample)
-        small = growth(bench, earlier, rng)
+        small = growth(Path(name), earlier, rng)
         megabytes = usual.stat().st_size / 1e6
     ratios = {
         "ingest vs row-by-row": same["row by row"] / same["ingest"],

@@ -19,7 +19,7 @@ from orchestration.resources import Platform
 from stores.settings import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-_spec = importlib.util.spec_from_file_location("sqs_server", ROOT / "tests" / "integration" / "sqs_server.py")
+_spec = importlib.util.spec_from_file_location("sqs_server", ROOT / "tests" / "fixtures" / "sqs_server.py")
 assert _spec is not None
 assert _spec.loader is not None
 sqs_server = importlib.util.module_from_spec(_spec)

@@ -35,8 +35,10 @@ from transforms.pii.contracts import Contract
 from transforms.pii.identities import (
     delivery_digest,
     event_id_bytes,
+    event_id_rows,
     named_event_ids,
     numbered_event_ids,
+    runs_of,
     uuid_bytes,
 )
 from transforms.pii.masking import as_text, mask_records, place_in_time
@@ -228,7 +230,7 @@ class Intake:
         # The first half of a digest is as good to sort by as the whole, and is a number.
         half = pl.col("subject_ref").bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big")
         ordered = accepted.with_columns(subject_ref=refs).sort(half, maintain_order=True)
-        distinct = ordered["subject_ref"].unique().to_list()
+        distinct, _ = runs_of(ordered["subject_ref"])
         keys = subjects.keys_for(distinct)
         placed = ordered.with_columns(
             received_at=pl.lit(batch.received_at).cast(pl.Datetime("us", "UTC")),
@@ -245,12 +247,14 @@ class Intake:
     ) -> None:
         spec = raw_table(contract)
         frame = opened.frame
+        refs, runs = runs_of(frame["subject_ref"])
         sealed = sealer.seal_column_for_subjects(
             spec.key,
             "record",
-            list(map(chunk.payloads.__getitem__, frame[ROW].to_list())),
-            list(map(opened.subject_keys.__getitem__, frame["subject_ref"].to_list())),
-            event_id_bytes(frame["event_id"]),
+            map(chunk.payloads.__getitem__, frame[ROW].to_list()),
+            list(map(opened.subject_keys.__getitem__, refs)),
+            runs,
+            event_id_rows(frame["event_id"]),
         )
         placed = frame.select(
             "event_id", "received_at", "batch_id", "chunk", "taken_at", "subject_ref"
@@ -388,6 +392,8 @@ def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) 
 
 def _taken_at(chunk: Chunk) -> pl.Series:
     """Give when each record was taken from its queue; null for those that came in files."""
+    if not chunk.received_ms:
+        return pl.repeat(None, len(chunk.payloads), dtype=pl.Datetime("us", "UTC"), eager=True)
     moments = [chunk.received_ms.get(row) for row in range(len(chunk.payloads))]
     taken = pl.Series(moments, dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
     return taken.cast(pl.Datetime("us", "UTC"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any
 
@@ -13,7 +13,15 @@ from stores.keys import TenantKeys
 from stores.sealing_room import SealingRoom
 from stores.subjects import SubjectKeys
 from transforms.pii.ciphers import GCM_NONCE_BYTES
-from transforms.pii.envelope import Place, open_many, open_sealed, seal, seal_column, seal_many
+from transforms.pii.envelope import (
+    Octets,
+    Place,
+    open_many,
+    open_sealed,
+    seal,
+    seal_column,
+    seal_many,
+)
 from transforms.pii.large_values import largest_sealed_bytes, open_large, seal_large
 
 _SUBJECTS = "subjects"
@@ -57,12 +65,18 @@ class Sealer:
         self,
         table: str,
         column: str,
-        values: Sequence[bytes | memoryview],
+        values: Iterable[bytes | memoryview],
         subject_keys: Sequence[bytes],
-        record_ids: Sequence[bytes],
+        runs: Sequence[int],
+        record_ids: Octets,
     ) -> pa.Array[Any]:
-        """Seal as `seal_for_subjects` does, into an Arrow column."""
-        return seal_column(values, subject_keys, *self._parts(table, column, record_ids))
+        """Seal as `seal_for_subjects` does, into an Arrow column.
+
+        Each subject's key seals a run of so many values. Record ids are a row of 16 bytes each.
+        """
+        nonces = secrets.token_bytes(GCM_NONCE_BYTES * len(record_ids))
+        place, key_id = Place(self.keys.tenant, table, column), self.keys.family_id(_SUBJECTS)
+        return seal_column(values, subject_keys, runs, key_id, nonces, place, record_ids)
 
     def _parts(self, table: str, column: str, record_ids: Sequence[bytes]) -> tuple[bytes, bytes, list[bytes]]:
         """Give the key id, a nonce for each value, and each one's place."""

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,8 @@ create table if not exists subjects (
     state text not null check (state in ('live', 'erased')),
     check ((state = 'live') = (wrapped is not null))
 ) without rowid;
+-- Tombstones are counted for every chunk: without it, by a look at every subject there is.
+create index if not exists erased_subjects on subjects (state) where state = 'erased';
 create table if not exists day_keys (day text primary key, wrapped blob not null) without rowid;
 create table if not exists public_halves (ref blob primary key, half blob not null) without rowid;
 create table if not exists requests (id text primary key, ref blob not null) without rowid;
@@ -318,12 +319,27 @@ class BatchSubjects:
         self._subjects = subjects
         # While the tenant's lock is held there is no other.
         self.erasures = subjects.erasures()
-        self._ref_of = lru_cache(maxsize=_KEPT)(subject_referrer(ref_key, domain))
+        self._ref_of = subject_referrer(ref_key, domain)
+        self._refs = pl.DataFrame(schema={"id": pl.String, "ref": pl.Binary})
         self._keys: dict[bytes, bytes] = {}
 
     def refs(self, ids: pl.Series) -> pl.Series:
         """Give the reference of each subject. Shape: canonical ids in, as many Binary values out."""
-        return subject_refs(ids, self._ref_of)
+        known = self._known(ids)
+        if known.null_count():
+            fresh = ids.filter(known.is_null()).unique()
+            added = pl.DataFrame({"id": fresh, "ref": subject_refs(fresh, self._ref_of)})
+            if self._refs.height + added.height > _KEPT:
+                # What is forgotten is computed again.
+                self._refs = self._refs.clear()
+                return subject_refs(ids, self._ref_of)
+            self._refs = pl.concat([self._refs, added])
+            known = self._known(ids)
+        return known
+
+    def _known(self, ids: pl.Series) -> pl.Series:
+        asked = ids.rename("id").to_frame()
+        return asked.join(self._refs, on="id", how="left", maintain_order="left")["ref"]
 
     def keys_for(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """Give keys as `SubjectKeys.keys_for` does."""

@@ -4,7 +4,6 @@ import json
 import os
 import stat
 import struct
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from command_line import DONE, QUARANTINED, REFUSED, WRONG_USAGE, Call
 from orchestration import definitions
 from orchestration.definitions import defs
 from orchestration.jobs import EXPORT_CAPTURE
@@ -24,11 +24,8 @@ from transforms.capture.packets import Packets
 from transforms.capture.reading import read_capture
 from transforms.errors import ErasedSubjectError, UsageError
 
-DONE, WRONG_USAGE, REFUSED, QUARANTINED = 0, 2, 3, 4
 START = int(datetime(2026, 11, 21, 7, tzinfo=UTC).timestamp())
 SECRET = b"my password is swordfish"
-
-Call = Callable[..., Any]
 
 
 def make_capture(count: int) -> bytes:
@@ -42,11 +39,6 @@ def make_capture(count: int) -> bytes:
         frame = bytes.fromhex("02005e1000ff 02005e1000fe 0800") + ip + udp
         parts.append(struct.pack("<IIII", START + 10 * number, 0, len(frame), len(frame)) + frame)
     return b"".join(parts)
-
-
-@pytest.fixture(scope="module")
-def call(lockhouse: Call) -> Call:
-    return lockhouse
 
 
 @pytest.fixture(scope="module")

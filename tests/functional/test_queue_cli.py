@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-DONE, FAILED, WRONG_USAGE, REFUSED, QUARANTINED = 0, 1, 2, 3, 4
+from command_line import DONE, FAILED, QUARANTINED, REFUSED, WRONG_USAGE
 
 
 def record(dice):

@@ -7,7 +7,6 @@ A driver process imports everything once and forks a child for each receiver and
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import random
@@ -141,19 +140,12 @@ if __name__ == "__main__":
 import psycopg  # noqa: E402
 import pytest  # noqa: E402
 
+import sqs_server  # noqa: E402
 from orchestration.resources import Platform  # noqa: E402
 from stores.leaks import default_exclusions, scan  # noqa: E402
 from stores.quarantine import Quarantine  # noqa: E402
 from stores.settings import load_settings  # noqa: E402
 from stores.specs import quarantine_spec  # noqa: E402
-
-_spec = importlib.util.spec_from_file_location(
-    "sqs_server", Path(__file__).parents[1] / "integration" / "sqs_server.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-sqs_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sqs_server)
 
 
 class Driver:

@@ -1,24 +1,17 @@
 """Break glass: purpose, limit, and a second person where the tenant's policy asks for one."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from command_line import DONE, REFUSED, WRONG_USAGE, Call
 from orchestration.resources import Platform
 from stores.settings import load_settings, write_setting
 from transforms.access import Role
 
-DONE, WRONG_USAGE, REFUSED = 0, 2, 3
 ASK = ["reveal", "--table", "masked.logins", "--column", "ip_token", "--reason", "ticket 17", "--json"]
 ONE = ["--where", "event_id = (select min(event_id) from masked.logins)"]
-Call = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def call(lockhouse: Call) -> Call:
-    return lockhouse
 
 
 @pytest.fixture

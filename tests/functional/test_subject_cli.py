@@ -4,26 +4,19 @@
 import json
 import shutil
 import stat
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from command_line import DONE, FAILED, REFUSED, WRONG_USAGE, Call
 from orchestration.resources import Platform
 from stores.settings import load_settings
 from transforms.access import Role
 from transforms.pii.leaks import LeakMatcher
 
-DONE, FAILED, WRONG_USAGE, REFUSED = 0, 1, 2, 3
 NOBODY = "5082b1ae-0000-4e3b-a1d8-9750b4407eff"
-Call = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def call(lockhouse: Call) -> Call:
-    return lockhouse
 
 
 def person_of(made: Any) -> str:

@@ -9,40 +9,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from command_line import DONE, FAILED, QUARANTINED, REFUSED, WRONG_USAGE, Call
 from orchestration.resources import Platform
 from stores.contracts import load_contract
 from stores.leaks import default_exclusions, scan
 from stores.settings import load_settings
 from transforms.pii.leaks import LeakMatcher
 from transforms.pii.synthetic import canary_values
+from validation_requests import DETAILS
 
-DONE, FAILED, WRONG_USAGE, REFUSED, QUARANTINED = 0, 1, 2, 3, 4
-Call = Callable[..., Any]
 ROUNDS = int(os.environ.get("VALIDATION_KILL_ROUNDS", "3"))
-GOOD = {
-    "full_name": "Josephine Bloggs",
-    "date_of_birth": "1980-02-29",
-    "address_street": "742 Evergreen Terrace Nine",
-    "address_postal_code": "90210-5555",
-    "address_city": "Springfield-on-Sea",
-    "address_country": "DE",
-    "phone_number": "+12025550123",
-}
-
-
-@pytest.fixture(scope="module")
-def call(lockhouse: Call) -> Call:
-    return lockhouse
 
 
 def request_of(number: int, **changed: object) -> dict[str, object]:
-    return {"username": f"person-{number}@example.org", **GOOD, **changed}
+    return {"username": f"person-{number}@example.org", **DETAILS, **changed}
 
 
 def write(path: Path, *records: object) -> Path:
@@ -226,7 +211,7 @@ def test_what_is_wrong_is_told_by_column_and_never_by_value(
 ):
     home, _, _ = made
     wrong: list[tuple[object, str]] = [
-        ({**GOOD}, "column username: required"),
+        ({**DETAILS}, "column username: required"),
         (request_of(1, username=7), "column username: expected str, met int"),
         (request_of(1, nickname="Canary-Nick"), "1 undeclared field"),
         (request_of(1, phone_number="call me"), "column phone_number: expected a phone number"),
@@ -258,7 +243,7 @@ def test_no_canary_of_any_field_can_be_read_after_every_command_and_error(
         said.append(called.out + called.err if words[:2] != ("validation", "pii") else called.err)
         return called
 
-    requests = [{**GOOD, **one, "document_type": "passport"} for one in sets]
+    requests = [{**DETAILS, **one, "document_type": "passport"} for one in sets]
     file = tmp_path_factory.mktemp("in") / f"{canaries[0]}.ndjson"
     broken = json.dumps(requests[1])[:150]
     bad = [{**requests[2], "phone_number": sets[2]["full_name"]}, {**requests[3], sets[3]["full_name"]: 1}]
@@ -298,7 +283,7 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(call: Call, t
     platform = Platform(load_settings(home))
     intake = platform.validations.intake
     ids = [
-        intake.submit("default", {**GOOD, "username": f"p{number}"}, "username").validation
+        intake.submit("default", {**DETAILS, "username": f"p{number}"}, "username").validation
         for number in range(40)
     ]
     for validation in ids[:10]:

@@ -35,12 +35,23 @@ def root() -> Path:
     return ROOT
 
 
+def parse_folders(*folders: str) -> list[Source]:
+    """Parse every module below some folders."""
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+    return [Source(path, text, ast.parse(text)) for path, text in texts.items()]
+
+
 @pytest.fixture(scope="session")
 def sources() -> list[Source]:
     """Every module of every room."""
-    paths = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-    texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
-    return [Source(path, text, ast.parse(text)) for path, text in texts.items()]
+    return parse_folders(*ROOMS)
+
+
+@pytest.fixture(scope="session")
+def tested() -> list[Source]:
+    """Every module of tests and benchmarks."""
+    return parse_folders("tests", "benchmarks")
 
 
 @pytest.fixture(scope="session")

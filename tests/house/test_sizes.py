@@ -36,6 +36,13 @@ def test_files_are_short(sources):
     assert [f"{source.path}: {source.lines} lines" for source in sources if source.lines > 600] == []
 
 
+def test_files_of_tests_are_short_and_their_functions_too(tested):
+    assert ninth_decile([source.lines for source in tested]) <= 450
+    assert [f"{source.path}: {source.lines} lines" for source in tested if source.lines > 600] == []
+    # A list of every route is one function.
+    assert max(length(function) for source in tested for function in source.functions()) <= 70
+
+
 def assets_of(source):
     for function in source.functions():
         names = {ast.unparse(one).partition("(")[0].rpartition(".")[2] for one in function.decorator_list}

@@ -4,17 +4,17 @@ Few messages, since moto looks at all of them in each call.
 """
 
 import contextlib
-import importlib.util
 import json
 import sqlite3
+import ssl
 import threading
 import time
 import uuid
-from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
 
+import sqs_server
 from stores.aws import sqs_client
 from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.queue import MAX_BODY_BYTES, envelope
@@ -22,12 +22,6 @@ from stores.settings import Settings
 from stores.sqs import SqsLimits, SqsQueue
 from transforms.errors import QueueError, UsageError
 from transforms.records import open_message
-
-_spec = importlib.util.spec_from_file_location("sqs_server", Path(__file__).with_name("sqs_server.py"))
-assert _spec is not None
-assert _spec.loader is not None
-sqs_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sqs_server)
 
 VISIBILITY_S = 2
 MOST = 2
@@ -245,7 +239,7 @@ def test_a_queue_that_never_answers_well_is_named_by_its_code(tmp_path, credenti
 def test_a_queue_that_nobody_serves_is_told(tmp_path, credentials):
     chosen = Settings(home=tmp_path, aws_endpoint_url="http://127.0.0.1:1")
     queue = SqsQueue("http://127.0.0.1:1/1/logins", SqsLimits(2), lambda: sqs_client(chosen))
-    with pytest.raises(QueueError, match="did not receive: EndpointConnectionError"):
+    with pytest.raises(QueueError, match="did not receive: ConnectionRefusedError"):
         queue.receive(10, 0)
 
 
@@ -339,3 +333,22 @@ def test_a_new_queue_is_opened_by_several_at_once(tmp_path):
         for thread in threads:
             thread.join()
         assert failed == []
+
+
+def test_calls_go_through_a_proxy_where_one_is_set(credentials, monkeypatch):
+    with sqs_server.sqs_server(max_receives=MOST) as address:
+        # The server does not look at where a request was to go: it stands for the proxy itself.
+        monkeypatch.setenv("HTTP_PROXY", address)
+        settings = Settings(home="unused", aws_endpoint_url="http://queue.invalid", aws_region="eu-central-1")
+        queue = SqsQueue("http://queue.invalid/1/logins", SqsLimits(), lambda: sqs_client(settings))
+        (sent,) = queue.send(["{}"])
+        assert queue._calls._kept is None
+        (met,) = queue.receive(10, 0)
+        assert (met.id, queue.delete([met])) == (sent, [])
+
+
+def test_trust_is_that_of_the_client(credentials):
+    settings = Settings(home="unused", aws_endpoint_url="https://localhost:1", aws_region="eu-central-1")
+    kept = SqsQueue("https://localhost:1/1/q", SqsLimits(), lambda: sqs_client(settings))._calls._kept
+    assert kept is not None and kept._address.context is not None
+    assert kept._address.context.verify_mode == ssl.CERT_REQUIRED and kept._address.context.check_hostname

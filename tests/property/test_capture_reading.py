@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import capture_oracle as oracle
 from transforms.capture import pcap, pcapng, walk
 from transforms.capture.packets import Packets
 from transforms.capture.reading import Damage, Opening, Side, read_capture
 from transforms.streams import is_compressed
-
-_spec = importlib.util.spec_from_file_location("capture_oracle", Path(__file__).with_name("capture_oracle.py"))
-assert _spec is not None and _spec.loader is not None
-oracle = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(oracle)
 
 FUZZ = int(os.environ.get("LOCKHOUSE_FUZZ", "0"))
 MANY = settings(max_examples=max(60, FUZZ // 1000))

@@ -1,7 +1,6 @@
 """Single sign-on against a provider with real keys; and every answer of one that is not to be believed."""
 
 import base64
-import importlib.util
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -14,14 +13,10 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 from starlette.testclient import TestClient
 
+import oidc_provider
 from stores.sign_ins import read_provider
 from transforms.errors import UsageError
 
-_spec = importlib.util.spec_from_file_location("oidc_provider", Path(__file__).with_name("oidc_provider.py"))
-assert _spec is not None
-assert _spec.loader is not None
-oidc_provider = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(oidc_provider)
 CLIENT = oidc_provider.CLIENT
 
 

@@ -14,16 +14,10 @@ from stores.leaks import default_exclusions, scan
 from transforms.pii.siv import encrypt_column
 from transforms.pii.synthetic import canary_values, is_telling
 from transforms.validations.matrix import SUBSCRIPTIONS
+from validation_requests import DETAILS
 
-GOOD = {
-    "full_name": "Josephine Bloggs",
-    "date_of_birth": "1980-02-29",
-    "address_street": "742 Evergreen Terrace Nine",
-    "address_postal_code": "90210-5555",
-    "address_city": "Springfield-on-Sea",
-    "address_country": "DE",
-    "phone_number": "+1 (202) 555-0123",
-}
+# As people write a number.
+SPOKEN = {**DETAILS, "phone_number": "+1 (202) 555-0123"}
 UNKNOWN = "01a1fec0-df13-775c-9309-0840fda3ec81"
 
 
@@ -40,7 +34,7 @@ def headers(house: Any) -> dict[str, str]:
 
 def request_of() -> dict[str, str]:
     """A request of somebody who was never met before."""
-    return {"username": f"person-{uuid.uuid4().hex[:12]}", **GOOD}
+    return {"username": f"person-{uuid.uuid4().hex[:12]}", **SPOKEN}
 
 
 def work(house: Any) -> None:
@@ -243,7 +237,7 @@ def test_nothing_that_was_sent_by_any_route_can_be_read_in_the_home(
     canaries = canary_values(contract, 11, len(telling) * 3)
     sets = [dict(zip(telling, canaries[len(telling) * at :], strict=False)) for at in range(3)]
     first, second, third = sets
-    body = {**GOOD, **first, "document_type": "passport"}
+    body = {**SPOKEN, **first, "document_type": "passport"}
     key = {"Idempotency-Key": second["username"]}
     answers = [submit(asked, headers, body, **key)]
     path = f"/v1/validations/{answers[0].json()['validation']}"

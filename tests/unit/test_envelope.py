@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from transforms.errors import DecryptionError
-from transforms.pii.envelope import Place, key_id_of, open_many, open_sealed, seal, seal_column, seal_many
+from transforms.pii import envelope
+from transforms.pii.envelope import (
+    Place,
+    key_id_of,
+    open_many,
+    open_sealed,
+    seal,
+    seal_column,
+    seal_many,
+)
 
 VECTORS = json.loads((Path(__file__).parents[1] / "golden" / "vectors" / "envelope.json").read_text())[
     "vectors"
@@ -23,6 +34,15 @@ PLACE = Place("acme", "raw.logins", "record")
 RECORD = bytes(range(16))
 SHORT, LONG = b'{"ip":"192.0.2.7"}', b'{"ip":"192.0.2.7"}' * 100
 RANDOM = random.Random(7).randbytes(2000)  # noqa: S311 - data that does not compress
+
+
+def sealed_column(
+    plaintexts: list[bytes], keys: list[bytes], key_id: bytes, nonces: bytes, place: Place, ids: list[bytes]
+) -> list[bytes]:
+    rows = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, 16)
+    runs = [(key, len(list(run))) for key, run in groupby(keys)]
+    lengths = [length for _, length in runs]
+    return seal_column(plaintexts, [key for key, _ in runs], lengths, key_id, nonces, place, rows).to_pylist()
 
 
 def parts(vector: dict[str, Any]) -> tuple[bytes, bytes, bytes, bytes, bytes]:
@@ -39,7 +59,9 @@ def test_golden_vectors(vector: dict[str, Any]):
     if vector["reproducible"]:
         assert seal(plain, key, key_id, nonce, place) == envelope
         assert seal_many([plain], [key], key_id, nonce, [place]) == [envelope]
-        assert seal_column([plain], [key], key_id, nonce, [place]).to_pylist() == [envelope]
+        where, record = Place(vector["tenant"], vector["table"], vector["column"]), vector["record_id"]
+        if len(record) == 32:
+            assert sealed_column([plain], [key], key_id, nonce, where, [bytes.fromhex(record)]) == [envelope]
     assert open_sealed(envelope, key, place) == plain
     assert open_many([envelope], [key], [place]) == [plain]
     assert key_id_of(envelope) == key_id
@@ -63,17 +85,18 @@ def test_long_values_are_compressed_where_that_saves():
 
 @pytest.mark.parametrize(
     "plaintexts",
-    [[], [b""], [SHORT] * 3, [SHORT, LONG, b"", RANDOM, SHORT]],
-    ids=["none", "empty", "short", "mixed"],
+    [[], [b""], [SHORT] * 3, [SHORT, LONG, b"", RANDOM, SHORT], [SHORT] * 13],
+    ids=["none", "empty", "short", "mixed", "steps"],
 )
-def test_a_column_is_sealed_as_its_values_are(plaintexts: list[bytes]):
-    keys = [KEY, OTHER, OTHER, KEY, KEY][: len(plaintexts)]
+def test_a_column_is_sealed_as_its_values_are(plaintexts: list[bytes], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(envelope, "_STEP", 4)
+    keys = ([KEY, OTHER, OTHER, KEY, KEY] * 3)[: len(plaintexts)]
     nonces = bytes(range(12 * len(plaintexts)))
     ids = [bytes([at]) * 16 for at in range(len(plaintexts))]
     places = PLACE.of_each(ids)
     assert places == [PLACE.of(one) for one in ids]
     sealed = seal_many(plaintexts, keys, KEY_ID, nonces, places)
-    assert seal_column(plaintexts, keys, KEY_ID, nonces, places).to_pylist() == sealed
+    assert sealed_column(plaintexts, keys, KEY_ID, nonces, PLACE, ids) == sealed
     assert sealed == [
         seal(plain, key, KEY_ID, nonces[12 * at : 12 * at + 12], place)
         for at, (plain, key, place) in enumerate(zip(plaintexts, keys, places, strict=True))
@@ -93,6 +116,18 @@ def test_columns_that_do_not_run_in_parallel_are_no_columns():
         seal_many([SHORT, SHORT], [KEY], KEY_ID, bytes(24), PLACE.of_each([RECORD, RECORD]))
     with pytest.raises(ValueError, match="zip"):
         seal_many([SHORT, SHORT], [KEY, KEY], KEY_ID, bytes(12), PLACE.of_each([RECORD, RECORD]))
+
+    for keys, nonces, ids in ((1, 24, 2), (3, 24, 2), (2, 12, 2), (2, 24, 1)):
+        with pytest.raises(ValueError, match=r"parallel|zip"):
+            seal_column(
+                [SHORT, SHORT],
+                [KEY] * keys,
+                [1] * keys,
+                KEY_ID,
+                bytes(nonces),
+                PLACE,
+                np.zeros((ids, 16), np.uint8),
+            )
 
 
 # --- What must not open

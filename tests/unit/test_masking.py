@@ -5,10 +5,11 @@ import datetime as dt
 import polars as pl
 import pytest
 
+from transforms.pii import masking
 from transforms.pii.canonical import canonicalise
 from transforms.pii.contracts import Contract, Field, Output
 from transforms.pii.masking import mask_records, place_in_time
-from transforms.pii.siv import SivKey, decrypt_column
+from transforms.pii.siv import SivKey, decrypt_column, encrypt_column
 
 KEY = SivKey(bytes(range(64)), b"\xaa\xbb\xcc\xdd", (b"test",))
 
@@ -42,6 +43,16 @@ def test_a_token_opens_and_a_hash_joins_it():
     made = masked(["a@b.example", None, "a@b.example"], Output("token"), Output("hash"))
     assert decrypt_column(made["it_token"], {KEY.key_id: KEY}).to_list() == ["a@b.example", None, "a@b.example"]
     assert made["it_hash"].to_list() == [made["it_token"][0][:28], None, made["it_token"][0][:28]]
+
+
+@pytest.mark.parametrize(
+    "values", [[], ["a"], [None, None, "a", "a", "a", "b", "b"], ["a"] * 5, [None] * 4, ["a", None, None, None]]
+)
+def test_tokens_of_runs_are_those_of_the_values(values):
+    column = pl.Series("ip", values, dtype=pl.String)
+    for keep in (True, False):
+        wanted = encrypt_column(column, KEY, keep_ciphertext=keep)
+        assert masking._tokens(column, KEY, keep).to_list() == wanted.to_list()
 
 
 def test_drop_leaves_no_column_and_redact_no_value():

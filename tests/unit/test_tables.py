@@ -117,6 +117,28 @@ def test_small_files_are_rolled_up(tmp_path: Path):
     assert read(tables).height == 18
 
 
+def test_the_log_stays_short_and_knows_what_was_committed_long_ago(tmp_path: Path):
+    place = tmp_path / "lake", tmp_path / "locks"
+    tables, other = Tables(*place, rollup_commits=4), Tables(*place, rollup_commits=4)
+    other.append("default", MASKED, rows(MASKED, 2, batch="other"), commit("other"))
+    with other.reading_files("default", MASKED.key) as files:
+        assert files["num_records"].sum() == 2
+    for number in range(40):
+        tables.append("default", MASKED, rows(MASKED, 2, batch=str(number)), commit(str(number)))
+    log = tables.path("default", MASKED.key) / "_delta_log"
+    assert len(list(log.glob("*.json"))) <= 4 + 4 + 1
+    assert len(tables._written) == 1
+    # Whoever kept the table opened meanwhile, and whoever opens it now, sees and writes all of it.
+    with other.reading_files("default", MASKED.key) as files:
+        assert files["num_records"].sum() == 82
+    for one in (tables, other, Tables(*place)):
+        for name in ("other", "0", "39"):
+            assert not one.append("default", MASKED, rows(MASKED, 2, batch=name), commit(name)).is_new
+        assert read(one).height == 82
+    assert other.append("default", MASKED, rows(MASKED, 2, batch="last"), commit("last")).is_new
+    assert read(tables).height == read(other).height == 84
+
+
 def test_writers_at_once_lose_nothing(tables: Tables):
     failures: list[Exception] = []
 

@@ -6,24 +6,13 @@ import pytest
 
 from transforms.validations.documents import compute_check_digit, is_number_sound
 from transforms.validations.rules import Reason, Verdict, compute_age, decide_validation
+from validation_requests import PERSON
 
-GOOD = {
-    "username": "jo.bloggs",
-    "full_name": "Jo Bloggs",
-    "date_of_birth": "1980-02-29",
-    "address_street": "1 High Street",
-    "address_postal_code": "12345",
-    "address_city": "Town",
-    "address_country": "DE",
-    "phone_number": "+12025550123",
-    "document_type": "passport",
-    "document_number": "L898902C36",
-}
 TODAY = date(2026, 11, 21)
 
 
 def reasons(minimum_age: int = 18, without: tuple[str, ...] = (), **changed: str) -> tuple[str, ...]:
-    fields = {name: value for name, value in {**GOOD, **changed}.items() if name not in without}
+    fields = {name: value for name, value in {**PERSON, **changed}.items() if name not in without}
     decision = decide_validation(fields, TODAY, minimum_age)
     assert (decision.verdict is Verdict.ACCEPTED) == (not decision.reasons)
     return decision.reasons
@@ -124,4 +113,4 @@ def test_all_reasons_are_given_in_a_fixed_order_and_none_holds_a_value():
         address_country="XX",
     )
     assert met == (Reason.NAME, Reason.PHONE, Reason.COUNTRY, Reason.ADDRESS, Reason.DOCUMENT, Reason.TOO_YOUNG)
-    assert all(value not in code for code in Reason for value in GOOD.values())
+    assert all(value not in code for code in Reason for value in PERSON.values())

@@ -10,12 +10,13 @@ caller: pure code has no randomness of its own, and golden vectors need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import chain, groupby
-from operator import add, itemgetter
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, groupby, islice, repeat, starmap
+from operator import add, call, itemgetter
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.errors import DecryptionError
@@ -29,12 +30,16 @@ from transforms.pii.ciphers import (
     length_prefixed,
 )
 
+Octets: TypeAlias = npt.NDArray[np.uint8]
+
 VERSION = 1
 COMPRESSED = 1
 HEADER_BYTES = 6
 _HEAD_BYTES = HEADER_BYTES + GCM_NONCE_BYTES
 # Below this, zstd's frame eats what it saves.
 COMPRESS_FROM = 1024
+# What surrounds so many values is put together at once; it stays near the processor until it is used.
+_STEP = 512
 
 
 class Place:
@@ -81,33 +86,6 @@ def seal_many(
     `nonces` holds 12 bytes a value. Rows of one key should stand together: a key is set up once
     for each run, and only one is held.
     """
-    return list(map(add, *_sealed_parts(plaintexts, keys, key_id, nonces, places)))
-
-
-def seal_column(
-    plaintexts: Sequence[bytes | memoryview],
-    keys: Sequence[bytes],
-    key_id: bytes,
-    nonces: bytes,
-    places: Sequence[bytes],
-) -> pa.Array[Any]:
-    """Seal a column as `seal_many` does. Shape: large_binary, whose values are put together once."""
-    heads, bodies = _sealed_parts(plaintexts, keys, key_id, nonces, places)
-    offsets = np.zeros(len(bodies) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)) + _HEAD_BYTES, out=offsets[1:])
-    values = b"".join(chain.from_iterable(zip(heads, bodies, strict=True)))
-    buffers = [None, pa.py_buffer(offsets.data), pa.py_buffer(values)]
-    return pa.Array.from_buffers(pa.large_binary(), len(bodies), buffers)
-
-
-def _sealed_parts(
-    plaintexts: Sequence[bytes | memoryview],
-    keys: Sequence[bytes],
-    key_id: bytes,
-    nonces: bytes,
-    places: Sequence[bytes],
-) -> tuple[list[bytes], list[bytes]]:
-    """Give of each envelope what stands before the ciphertext, and the ciphertext with its tag."""
     headers, bodies = _prepared(plaintexts, key_id)
     each: list[bytes] = np.frombuffer(nonces, f"V{GCM_NONCE_BYTES}").tolist()
     sealed, held = [], None
@@ -115,17 +93,75 @@ def _sealed_parts(
         if key is not held:
             held, encrypt = key, gcm_encryptor(key)
         sealed.append(encrypt(nonce, body, header + place))
-    return list(map(add, headers, each)), sealed
+    return list(map(add, map(add, headers, each), sealed))
+
+
+def seal_column(
+    plaintexts: Iterable[bytes | memoryview],
+    keys: Iterable[bytes],
+    runs: Sequence[int],
+    key_id: bytes,
+    nonces: bytes,
+    place: Place,
+    record_ids: Octets,
+) -> pa.Array[Any]:
+    """Seal a column as `seal_many` does: each key seals a run of so many values.
+
+    Shape: `nonces` holds 12 bytes a value, `record_ids` a row of 16; large_binary out. Values are asked
+    for when their turn comes: they lie anywhere in memory, and are looked at once.
+    """
+    count = len(record_ids)
+    if len(nonces) != GCM_NONCE_BYTES * count or sum(runs) != count:
+        raise ValueError("runs, nonces and record ids do not run in parallel")
+    each = np.frombuffer(nonces, np.uint8).reshape(count, GCM_NONCE_BYTES)
+    begun = np.frombuffer(place.begin(16), np.uint8)
+    coming = iter(plaintexts)
+    # One key is set up at a time, when its run begins.
+    encryptors = chain.from_iterable(map(repeat, map(gcm_encryptor, keys), runs))
+    blocks, sizes = [], [np.zeros(1, np.int64)]
+    for start in range(0, count, _STEP):
+        ids, own = record_ids[start : start + _STEP], each[start : start + _STEP]
+        flags, bodies = _flagged(list(islice(coming, len(ids))))
+        heads = np.empty((len(ids), _HEAD_BYTES), np.uint8)
+        heads[:, 0], heads[:, 1], heads[:, 2:6] = VERSION, flags, np.frombuffer(key_id, np.uint8)
+        heads[:, HEADER_BYTES:] = own
+        shared = np.broadcast_to(begun, (len(ids), len(begun)))
+        associated = _rows_of(heads[:, :HEADER_BYTES], shared, ids)
+        # C makes the calls: a loop that puts each call together costs 0.5 us a value beside its 1.2.
+        calls = zip(islice(encryptors, len(ids)), _rows_of(own), bodies, associated, strict=True)
+        sealed = list(starmap(call, calls))
+        parts = [b""] * (2 * len(sealed))
+        parts[0::2], parts[1::2] = _rows_of(heads), sealed
+        blocks.append(b"".join(parts))
+        sizes.append(np.fromiter(map(len, sealed), np.int64, len(sealed)) + _HEAD_BYTES)
+    if next(coming, None) is not None:
+        raise ValueError("values and record ids do not run in parallel")
+    offsets = np.cumsum(np.concatenate(sizes))
+    buffers = [None, pa.py_buffer(offsets.data), pa.py_buffer(b"".join(blocks))]
+    return pa.Array.from_buffers(pa.large_binary(), count, buffers)
+
+
+def _rows_of(*parts: Octets) -> list[bytes]:
+    """Give each row of matrices that stand side by side."""
+    rows = np.ascontiguousarray(np.hstack(parts))
+    found: list[bytes] = rows.view(f"V{rows.shape[1]}").ravel().tolist()
+    return found
+
+
+def _flagged(plaintexts: Sequence[bytes | memoryview]) -> tuple[Octets | int, Sequence[bytes | memoryview]]:
+    """Give the flags and bodies; where every value is short, without a look at each."""
+    if max(map(len, plaintexts), default=0) < COMPRESS_FROM:
+        return 0, plaintexts
+    packed = [_compressed(plaintext) for plaintext in plaintexts]
+    return np.array([flags for flags, _ in packed], np.uint8), [body for _, body in packed]
 
 
 def _prepared(
     plaintexts: Sequence[bytes | memoryview], key_id: bytes
 ) -> tuple[Sequence[bytes], Sequence[bytes | memoryview]]:
-    """Give the headers and bodies; where every value is short, without a look at each."""
-    if max(map(len, plaintexts), default=0) < COMPRESS_FROM:
-        return [write_header(0, key_id)] * len(plaintexts), plaintexts
-    packed = [_compressed(plaintext) for plaintext in plaintexts]
-    return [write_header(flags, key_id) for flags, _ in packed], [body for _, body in packed]
+    flags, bodies = _flagged(plaintexts)
+    each = [flags] * len(bodies) if isinstance(flags, int) else flags.tolist()
+    return [write_header(one, key_id) for one in each], bodies
 
 
 def open_many(

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -32,6 +33,16 @@ def subject_refs(ids: pl.Series, ref_of: Callable[[str], bytes]) -> pl.Series:
     return ids.to_frame("id").join(
         pl.DataFrame({"id": distinct, "ref": refs}), on="id", how="left", maintain_order="left"
     )["ref"]
+
+
+def runs_of(refs: pl.Series) -> tuple[list[bytes], list[int]]:
+    """Give the references of subjects whose records stand together, and how many each has.
+
+    >>> runs_of(pl.Series([b"a", b"a", b"b"]))
+    ([b'a', b'b'], [2, 1])
+    """
+    starts = (refs != refs.shift()).fill_null(True).arg_true().to_numpy()
+    return refs.gather(starts).to_list(), np.diff(starts, append=len(refs)).tolist()
 
 
 def subject_ref(key: bytes, domain: str, canonical_id: str) -> bytes:
@@ -74,13 +85,19 @@ def named_event_ids(key: bytes, names: Sequence[str]) -> pl.Series:
 
 def event_id_bytes(event_ids: pl.Series) -> list[bytes]:
     """Give event ids as 16 bytes each, for associated data and indexes."""
+    packed: list[bytes] = event_id_rows(event_ids).view("V16").ravel().tolist()
+    return packed
+
+
+def event_id_rows(event_ids: pl.Series) -> npt.NDArray[np.uint8]:
+    """Give event ids as rows of 16 bytes, without a Python object a row."""
     texts = event_ids.to_arrow(compat_level=pl.CompatLevel.oldest())
     octets = np.frombuffer(memoryview(texts.buffers()[2] or b""), np.uint8, 36 * len(texts)).reshape(-1, 36)
     digits = np.empty((len(texts), 32), np.uint8)
     for start, stop, first in _GROUPS:
         digits[:, first : first + stop - start] = octets[:, start:stop]
-    packed: list[bytes] = np.frombuffer(bytes.fromhex(digits.tobytes().decode()), "V16").tolist()
-    return packed
+    packed = np.frombuffer(bytes.fromhex(digits.tobytes().decode()), np.uint8)
+    return packed.reshape(-1, 16)
 
 
 def delivery_digest(key: bytes, sha256: bytes) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import polars as pl
 
 from transforms.parsing import UNKNOWN
@@ -46,7 +47,7 @@ def _masked(values: pl.Series, declared: Field, output: Output, keys: Mapping[st
         case "token" | "vault" | "hash":
             key = keys[str(declared.domain)]
             keep = output.strategy == "token"
-            return [siv.encrypt_column(as_text(values), key, keep_ciphertext=keep).alias(name)]
+            return [_tokens(as_text(values), key, keep).alias(name)]
         case "truncate" | "generalise":
             return [_COARSE[str(output.detail)](values).alias(name)]
         case "redact":
@@ -54,6 +55,17 @@ def _masked(values: pl.Series, declared: Field, output: Output, keys: Mapping[st
             return [pl.select(shown).to_series()]
         case _:
             return []
+
+
+def _tokens(values: pl.Series, key: SivKey, keep_ciphertext: bool) -> pl.Series:
+    """Make tokens; of values that stand together in runs, as a subject's do, one for each run."""
+    # What stands before the first is a null, which a null would not differ from.
+    starts = np.flatnonzero(values.ne_missing(values.shift()) | (pl.int_range(len(values), eager=True) == 0))
+    if len(starts) * 2 > len(values):
+        return siv.encrypt_column(values, key, keep_ciphertext=keep_ciphertext)
+    made = siv.encrypt_column(values.gather(starts), key, keep_ciphertext=keep_ciphertext)
+    lengths = np.diff(starts, append=len(values))
+    return made.gather(np.repeat(np.arange(len(made)), lengths))
 
 
 def as_text(values: pl.Series) -> pl.Series:
