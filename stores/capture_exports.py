@@ -47,6 +47,8 @@ LONGEST = timedelta(hours=1)
 _HELD_GROUPS = 2
 # Instead of a row group's whole column beside what becomes of it.
 _READ_BYTES = 1 << 20
+# For a block of 1 MiB and its last packet; a larger one has room of its own.
+_ROOM_BYTES = 3 << 19
 # Packets of a window's edges that are kept from the plan for the file.
 _HELD_BYTES = 8 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -112,7 +114,7 @@ class Plan:
     selected: Mapping[int, Packets]
     summary: Summary
     files: tuple[dict[str, Any], ...]
-    read: Callable[[Stored], bytes] = field(repr=False)
+    read: Callable[[Stored], memoryview] = field(repr=False)
 
     @property
     def packets(self) -> int:
@@ -221,15 +223,19 @@ class CaptureExports:
         ]
         return tuple(sorted(found, key=itemgetter("received_at", "file_id")))
 
-    def _reader(self, places: Mapping[int, Place], keys: Mapping[bytes, bytes]) -> Callable[[Stored], bytes]:
+    def _reader(
+        self, places: Mapping[int, Place], keys: Mapping[bytes, bytes]
+    ) -> Callable[[Stored], memoryview]:
         """Give the function that opens a block; neighbours are read from disk together."""
         groups: OrderedDict[tuple[int, int], pa.ChunkedArray[Any]] = OrderedDict()
         last_rows: dict[tuple[int, int], int] = {}
+        # What is decrypted lies here until it is decompressed: the same memory for every block.
+        room = memoryview(bytearray(_ROOM_BYTES))
         for place in places.values():
             at = id(place.file), place.group
             last_rows[at] = max(place.row, last_rows.get(at, 0))
 
-        def read(block: Stored) -> bytes:
+        def read(block: Stored) -> memoryview:
             place = places[block.number]
             at = id(place.file), place.group
             if at not in groups:
@@ -241,14 +247,15 @@ class CaptureExports:
             if place.row == last_rows[at]:
                 # Most often nobody asks for it again: the next one takes its place, not one beside it.
                 del groups[at]
-            (opened,) = self._sealer.open_for_subjects(
+            sealed = memoryview(envelope).cast("B")
+            return self._sealer.open_large_for_subject(
                 CAPTURE_BLOCKS.key,
                 "records",
-                [memoryview(envelope).cast("B")],
-                [keys[place.subject_ref]],
-                [uuid_bytes(place.block_id)],
+                sealed,
+                keys[place.subject_ref],
+                uuid_bytes(place.block_id),
+                room if len(sealed) <= len(room) else memoryview(bytearray(len(sealed))),
             )
-            return opened
 
         return read
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -21,6 +22,7 @@ from stores.landing import SHARED, Batch
 from stores.ledger import Counts, Delivery, Ledger
 from stores.quarantine import Quarantine
 from stores.sealing import Sealer
+from stores.sealing_room import SealingRoom
 from stores.tables import Commit, Tables
 from transforms.capture.assigning import Claim, split_by_device
 from transforms.capture.blocks import Block, cut_blocks, order_by_hour, take_packets
@@ -164,13 +166,32 @@ class BatchSealing:
         self._chunk = Chunk(0)
         self._limit = _CHUNKS_AT_ONCE * batch.chunk_bytes
         self._block_key = sealer.keys.identity_key("block")
+        self._room = SealingRoom()
+        self._submit: Callable[[Chunk], Future[None]]
+        self._rows: Future[None] | None = None
 
     def run(self, keep: Callable[[int, pa.Table], None]) -> None:
         """Take every file that is new; count the others as duplicates, whole.
 
-        `keep` is given the masked rows of each chunk, by its number, once the chunk is committed.
+        `keep` is given the masked rows of each chunk, by its number, once the chunk is committed. Making
+        them takes as long as sealing: a thread of its own does it, while the next chunk is sealed.
         """
-        self._keep = keep
+        with ThreadPoolExecutor(1, "packet-rows") as beside:
+            self._submit = lambda chunk: beside.submit(self._keep_rows, keep, chunk)
+            self._take_files()
+            self._commit()
+            self._await_rows()
+
+    def _keep_rows(self, keep: Callable[[int, pa.Table], None], chunk: Chunk) -> None:
+        keep(chunk.number, self._masker.mask(chunk.sealed, self._arrival(chunk)))
+
+    def _await_rows(self) -> None:
+        """Wait until the rows of the chunk before are kept; raise what happened to them."""
+        if self._rows is not None:
+            self._rows.result()
+            self._rows = None
+
+    def _take_files(self) -> None:
         key = self._sealer.keys.identity_key("delivery")
         if self._batch.devices:
             refs = {self._registry.ref(name) for name in self._batch.devices if name != SHARED}
@@ -185,7 +206,6 @@ class BatchSealing:
                     self._read(FileTally(number, device, digests[number], path.stat().st_size), path)
                 else:
                     self._count_duplicate(number, first)
-        self._commit()
 
     def _count_duplicate(self, number: int, first: Delivery) -> None:
         """Count a file that came before, whole: in another batch, or earlier in this one."""
@@ -297,12 +317,13 @@ class BatchSealing:
         ids = numbered_event_ids(self._block_key, file.digest, numbers).to_list()
         file.blocks += len(blocks)
         file.stored += len(packets)
-        sealed = self._sealer.seal_for_subjects(
+        sealed = self._sealer.seal_large_for_subjects(
             CAPTURE_BLOCKS.key,
             "records",
             [block.packets.records.data for block in blocks],
             [key] * len(blocks),
             [uuid_bytes(one) for one in ids],
+            self._room,
         )
         for block, block_id, at, envelope in zip(blocks, ids, numbers, sealed, strict=True):
             place = {"block_id": block_id, "block_number": at, "file_id": file.id, "records": envelope}
@@ -334,9 +355,12 @@ class BatchSealing:
             refused=chunk.refused,
         )
         self._ledger.add_chunk(batch.id, chunk.number, counts)
-        # The envelopes are on disk; the packets' rows take the memory that they had.
+        # The envelopes are on disk; those of the next chunk take the memory that they had.
         chunk.blocks.clear()
-        self._keep(chunk.number, self._masker.mask(chunk.sealed, self._arrival(chunk)))
+        self._room.clear()
+        # One chunk's rows at a time: what waits for them is held in memory.
+        self._await_rows()
+        self._rows = self._submit(chunk)
         self._chunk = Chunk(chunk.number + 1)
 
     def _block_rows(self, chunk: Chunk) -> pa.Table:

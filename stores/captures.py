@@ -87,7 +87,9 @@ class CaptureIntake:
             rows = self._masked_again(tenant, (pl.col("received_date") == start.date()) & arrived)
             predicate = f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
             frame = pl.DataFrame(PACKETS.conform(rows) if rows.num_rows else PACKETS.schema.empty_table())
-            return self._tables.replace(tenant, PACKETS, frame, predicate, commit).rows
+            # deltalake parts rows by texts, not by dictionaries of them.
+            parted = frame.with_columns(pl.col(*PACKETS.partition_by).cast(pl.String))
+            return self._tables.replace(tenant, PACKETS, parted, predicate, commit).rows
 
     def totals(self, tenants: Sequence[str], batches: Sequence[str], hour: datetime) -> Totals:
         """Add up the packets of some batches; where none are named, of an arrival hour."""

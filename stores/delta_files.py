@@ -190,7 +190,8 @@ def _writing_options(spec: TableSpec, rows: pa.Table) -> dict[str, Any]:
     return {
         "compression": "zstd" if spec.compression == "ZSTD" else "none",
         "compression_level": 1 if spec.compression == "ZSTD" else None,
-        "use_dictionary": [name for name in names if name not in plain],
+        # Of few large rows nothing repeats often enough: a dictionary is a page more to write and to read.
+        "use_dictionary": [name for name in names if name not in plain] if not spec.row_group_rows else False,
         "column_encoding": dict.fromkeys(spec.rising, "DELTA_BINARY_PACKED") or None,
         # Some thousand tokens to a column; past the limit each row would hold its own in full.
         "dictionary_pagesize_limit": _DICTIONARY_BYTES,

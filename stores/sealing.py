@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from stores.keys import TenantKeys
+from stores.sealing_room import SealingRoom
 from stores.subjects import SubjectKeys
 from transforms.pii.ciphers import GCM_NONCE_BYTES
 from transforms.pii.envelope import (
@@ -21,6 +22,7 @@ from transforms.pii.envelope import (
     seal_column,
     seal_many,
 )
+from transforms.pii.large_values import largest_sealed_bytes, open_large, seal_large
 
 _SUBJECTS = "subjects"
 _QUARANTINE = "quarantine"
@@ -43,6 +45,21 @@ class Sealer:
     ) -> list[bytes]:
         """Seal a column, each value under its own subject's key. Record ids have 16 bytes each."""
         return seal_many(values, subject_keys, *self._parts(table, column, record_ids))
+
+    def seal_large_for_subjects(
+        self,
+        table: str,
+        column: str,
+        values: Sequence[bytes | memoryview],
+        subject_keys: Sequence[bytes],
+        record_ids: Sequence[bytes],
+        room: SealingRoom,
+    ) -> list[memoryview]:
+        """Seal as `seal_for_subjects` does, for values of some size, into `room`."""
+        offered = room.offer(largest_sealed_bytes(values))
+        sealed = seal_large(values, subject_keys, *self._parts(table, column, record_ids), offered)
+        room.keep(sum(map(len, sealed)))
+        return sealed
 
     def seal_column_for_subjects(
         self,
@@ -81,6 +98,16 @@ class Sealer:
         """
         places = Place(self.keys.tenant, table, column).of_each(record_ids)
         return open_many(envelopes, subject_keys, places)
+
+    def open_large_for_subject(
+        self, table: str, column: str, envelope: memoryview, key: bytes, record_id: bytes, room: memoryview
+    ) -> memoryview:
+        """Open one value of some size; `room` is used for a moment, and as large as the envelope.
+
+        Raises: DecryptionError where it does not verify.
+        """
+        place = Place(self.keys.tenant, table, column).of(record_id)
+        return open_large(envelope, key, place, room)
 
     def seal_for_day(self, table: str, column: str, value: bytes, day: date, record_id: bytes) -> bytes:
         """Seal what belongs to no known subject under the key of its day."""

@@ -71,15 +71,15 @@ def reference_of(layers):
     ]
 
 
-@pytest.mark.parametrize("shift", [None, 62])
+@pytest.mark.parametrize("factors", [None, np.zeros(5, np.uint64), np.ones(5, np.uint64)])
 @given(sent=st.lists(frames(), min_size=1, max_size=40))
-def test_packets_have_one_direction_where_they_agree(sent, shift):
+def test_packets_have_one_direction_where_they_agree(sent, factors):
     packets = packets_of(sent)
     columns, valid = read_fields(packets)
     with pytest.MonkeyPatch.context() as patch:
-        if shift is not None:
-            # As if there were more pairs of addresses than fit beside ports and protocol.
-            patch.setattr(community, "REST_BITS", shift)
+        if factors is not None:
+            # As if packets were made so that different directions have the same sum.
+            patch.setattr(community, "_FACTORS", factors)
         codes, firsts = number_directions(columns, valid)
     expected = reference_of(read_layers(packets))
     assert len(set(zip(codes.tolist(), expected, strict=True))) == len(set(expected)) == len(firsts)

@@ -139,7 +139,7 @@ def join_packets(parts: Sequence[Packets]) -> Packets:
     return Packets(parts[0].interface, records, np.concatenate([*starts, shifts[-1:]]), parts[0].era)
 
 
-def open_block(records: bytes, interface: Interface, era: int, packets: int) -> Packets:
+def open_block(records: bytes | memoryview, interface: Interface, era: int, packets: int) -> Packets:
     """Find the packets in a block's bytes.
 
     Raises: ValueError where there are not as many whole ones as were stored.

@@ -9,7 +9,8 @@ README says and corelight/pycommunityid has them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from hashlib import sha1
 from typing import Any, TypeAlias, cast
 
@@ -27,11 +28,12 @@ Numbers: TypeAlias = "NDArray[np.int64]"
 
 _ICMP_PAIRS = ((0, 8), (9, 10), (13, 14), (15, 16), (17, 18))
 _ICMPV6_PAIRS = ((128, 129), (130, 131), (133, 134), (135, 136), (139, 140), (144, 145))
-_MAPPED = np.uint64(0xFFFF)  # above the 32 bits of an IPv4 address
 _WITH_PORTS, _WITH_ICMP = 1 << 32, 2 << 32
-# What tells directions apart beside their addresses; what is left of 64 bits is for pairs of those.
-REST_BITS = 46
 _WIDE = ("src_ip_high", "src_ip_low", "dst_ip_high", "dst_ip_low")
+_FACTORS = np.array(
+    (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0xABC98388FB8FAC03, 0x8CB92BA72F3D8DD7, 0xDB4F0B9175AE2165),
+    np.uint64,
+)
 # Where the message is one way, or its partner is not known, its own code takes the port's place.
 _NO_PARTNER = -1
 
@@ -94,7 +96,18 @@ def number_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) 
     Shape: what `read_fields` gives (`src_ip_high` and `dst_ip_high` may be left out where all are 0) in;
     a number for each packet, and by number the first packet that has it.
     """
-    pairs, count = _number_pairs(columns, valid)
+    words = _words_of_directions(columns, valid)
+    # One hash table instead of three: over sums of the words, each times an odd number of 64 random bits.
+    # Where two directions have the same sum, which takes intent or 2**32 directions, words tell them apart.
+    sums = reduce(np.add, (word * factor for word, factor in zip(words, _FACTORS, strict=False)))
+    codes, firsts = _first_of_each(_number(sums.view(np.int64))[0])
+    if all((word[firsts][codes] == word).all() for word in words):
+        return codes, firsts
+    return _first_of_each(_number_rows(words))
+
+
+def _words_of_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> list[NDArray[np.uint64]]:
+    """Give what tells directions apart, as numbers of 64 bits; what is not valid is 0."""
     # Bits, from the lowest: ports or type and code 32, whether they are there 2, protocol 9, version 3.
     rest = (columns["src_port"].astype(np.int64) << 16) | columns["dst_port"] | _WITH_PORTS
     rest = np.where(valid["ports"], rest, 0)
@@ -104,37 +117,25 @@ def number_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) 
     protocol = np.where(valid["protocol"], columns["protocol"].astype(np.int64), 0x100)
     rest |= protocol << 34
     rest |= np.where(valid["ip"], columns["ip_version"].astype(np.int64), 0) << 43
-    shift = REST_BITS
-    if count >> (63 - shift):
-        rest, shift = _number(rest)[0], 32
-    codes, distinct = _number((pairs << shift) | rest)
-    firsts = np.empty(len(distinct), np.int64)
+    has_ip = valid["ip"].all()
+    addresses = [columns[name] for name in _WIDE if name in columns]
+    return [rest.view(np.uint64), *(word if has_ip else np.where(valid["ip"], word, 0) for word in addresses)]
+
+
+def _first_of_each(codes: Numbers) -> tuple[Numbers, Numbers]:
+    """Give the codes, and the first place of each."""
+    firsts = np.empty(int(codes.max(initial=-1)) + 1, np.int64)
     # Of several values for one place the last one stays: from behind, that is the first packet.
     firsts[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
     return codes, firsts
 
 
-def _number_pairs(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> tuple[Numbers, int]:
-    """Give packets of the same two addresses one number; gives how many numbers there are as well."""
-    src, dst = columns["src_ip_low"], columns["dst_ip_low"]
-    # All their bits and their common bits are those only where both have exactly those.
-    is_narrow = ((src & dst) >> np.uint64(32) == _MAPPED) & ((src | dst) >> np.uint64(32) == _MAPPED)
-    for name in ("src_ip_high", "dst_ip_high"):
-        if name in columns:
-            is_narrow &= columns[name] == 0
-    pairs = np.where(is_narrow & valid["ip"], (src << np.uint64(32)) | (dst & np.uint64(0xFFFF_FFFF)), 0)
-    codes, distinct = _number(pairs.view(np.int64))
-    count = len(distinct)
-    wide = np.flatnonzero(~is_narrow & valid["ip"])
-    if wide.size:
-        words = [columns[name][wide] for name in _WIDE if name in columns]
-        octets = np.ascontiguousarray(np.stack(words, axis=1))
-        kind = pa.binary(8 * len(words))
-        encoded: Any = pa.Array.from_buffers(kind, len(wide), [None, pa.py_buffer(octets.reshape(-1).data)])
-        encoded = encoded.dictionary_encode()
-        codes[wide] = encoded.indices.to_numpy(zero_copy_only=False) + count
-        count += len(encoded.dictionary)
-    return codes, count
+def _number_rows(words: Sequence[NDArray[np.uint64]]) -> Numbers:
+    """Give numbers to the distinct rows of some columns; slower than `_number`, and for whatever is in them."""
+    octets = np.ascontiguousarray(np.stack(words, axis=1))
+    kind, buffers = pa.binary(8 * len(words)), [None, pa.py_buffer(octets.reshape(-1).data)]
+    encoded: Any = pa.Array.from_buffers(kind, len(octets), buffers).dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def _name_flows(flows: pl.DataFrame, seed: int) -> tuple[pl.Series, pl.Series]:

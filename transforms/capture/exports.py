@@ -123,7 +123,7 @@ class Whole:
     """A block that leaves as it is: its records' bytes, not yet walked."""
 
     block: Stored
-    records: bytes
+    records: bytes | memoryview
 
     def walked(self) -> Packets:
         """Find its packets.
@@ -135,7 +135,7 @@ class Whole:
 
 def merge_blocks(
     blocks: Sequence[Stored],
-    read: Callable[[Stored], bytes],
+    read: Callable[[Stored], memoryview],
     since_ns: int,
     until_ns: int,
     selected: Mapping[int, Packets] | None = None,

@@ -116,10 +116,13 @@ def read_headers(parts: Sequence[Packets]) -> Headers:
         for name in _KEPT:
             if name not in columns and name in _HALVES and not fields[name].any():
                 continue
-            column = columns.setdefault(name, np.zeros(rows, _KINDS.get(name, fields[name].dtype)))
-            column[cut] = fields[name]
+            if name not in columns:
+                columns[name] = np.zeros(rows, _KINDS.get(name, fields[name].dtype))
+            columns[name][cut] = fields[name]
         for group, mask in known.items():
-            valid.setdefault(group, np.zeros(rows, bool))[cut] = mask
+            if group not in valid:
+                valid[group] = np.zeros(rows, bool)
+            valid[group][cut] = mask
         for said in decode_names(packets, fields, known):
             for name in NAMES:
                 names[name].add(said, name, first)
@@ -193,7 +196,7 @@ def mask_packets(
         "block_id": _spread(of_block, pa.array(block_ids, pa.large_string())),
         "device_token": _spread(of_device[of_block], pa.array(devices, pa.large_string())),
         "record_offset": pa.array(offsets),
-        "packet_hour": pa.array([hour_text(block.hour) for block in blocks], pa.large_string()).take(of_block),
+        "packet_hour": _hours(blocks, of_block),
         "occurred_at": _moments(np.concatenate([block.packets.ts_ns // 1000 for block in blocks])),
         "event_hour": _moments((hours * 3_600_000_000)[of_block]),
         "link_type": pa.array(link_types[of_block]),
@@ -208,6 +211,13 @@ def mask_packets(
         tokens = encrypt_column(pl.Series(name, texts, dtype=pl.String), keys.tokens["host"])
         columns[f"{name}_token"] = _spread(codes, _texts(tokens))
     return pa.table(columns)
+
+
+def _hours(blocks: Sequence[Block], of_block: NDArray[np.int32]) -> Column:
+    """Name each packet's hour; a dictionary where there is one, since rows are not parted by a dictionary."""
+    hours = pa.array([hour_text(block.hour) for block in blocks], pa.large_string())
+    distinct = hours.unique()
+    return _spread(np.zeros(len(of_block), np.int32), distinct) if len(distinct) == 1 else hours.take(of_block)
 
 
 def _moments(microseconds: NDArray[np.int64]) -> Column:

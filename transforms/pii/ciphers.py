@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -143,6 +143,21 @@ def gcm_encryptor(key: bytes) -> GcmEncryptor:
     return AESGCM(key).encrypt
 
 
+def gcm_encrypt_into(
+    key: bytes, nonce: bytes, parts: Sequence[bytes | memoryview], associated: bytes, target: memoryview
+) -> None:
+    """Encrypt parts as one value into `target`, which has room for them and the 16-byte tag, no more."""
+    encryptor = Cipher(algorithms.AES(key), modes.GCM(nonce)).encryptor()
+    encryptor.authenticate_additional_data(associated)
+    at = 0
+    for part in parts:
+        # The library wants room for most of a block more, and in this mode never writes there; the
+        # tag's place is that room.
+        at += encryptor.update_into(part, target[at:])
+    encryptor.finalize()
+    target[at:] = encryptor.tag
+
+
 def gcm_decryptor(key: bytes) -> Callable[[bytes | memoryview, bytes | memoryview, bytes], bytes]:
     """Give `decrypt(nonce, ciphertext, associated)` for one key; it raises InvalidTag of its own."""
     return AESGCM(key).decrypt
@@ -157,6 +172,19 @@ def gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated: bytes) 
         return AESGCM(key).decrypt(nonce, ciphertext, associated)
     except (InvalidTag, ValueError) as error:
         raise DecryptionError from error
+
+
+def gcm_decrypt_into(
+    key: bytes, nonce: memoryview, ciphertext: memoryview, associated: bytes, target: memoryview
+) -> None:
+    """Decrypt and verify one value into `target`, which has its size.
+
+    Raises: DecryptionError as `gcm_decrypt`.
+    """
+    try:
+        AESGCM(key).decrypt_into(nonce, ciphertext, associated, target)
+    except (InvalidTag, ValueError) as error:
+        raise DecryptionError("the envelope") from error
 
 
 def generate_signing_key() -> bytes:

@@ -33,11 +33,11 @@ from transforms.pii.ciphers import (
 Octets: TypeAlias = npt.NDArray[np.uint8]
 
 VERSION = 1
-_COMPRESSED = 1
-_HEADER_BYTES = 6
-_HEAD_BYTES = _HEADER_BYTES + GCM_NONCE_BYTES
+COMPRESSED = 1
+HEADER_BYTES = 6
+_HEAD_BYTES = HEADER_BYTES + GCM_NONCE_BYTES
 # Below this, zstd's frame eats what it saves.
-_COMPRESS_FROM = 1024
+COMPRESS_FROM = 1024
 # What surrounds so many values is put together at once; it stays near the processor until it is used.
 _STEP = 512
 
@@ -70,7 +70,7 @@ class Place:
 def seal(plaintext: bytes, key: bytes, key_id: bytes, nonce: bytes, place: bytes) -> bytes:
     """Seal one value. `key` has 32 bytes, `key_id` 4, `nonce` 12 and never comes twice for a key."""
     flags, body = _compressed(plaintext)
-    header = _header(flags, key_id)
+    header = write_header(flags, key_id)
     return header + nonce + gcm_encrypt(key, nonce, body, header + place)
 
 
@@ -124,9 +124,9 @@ def seal_column(
         flags, bodies = _flagged(list(islice(coming, len(ids))))
         heads = np.empty((len(ids), _HEAD_BYTES), np.uint8)
         heads[:, 0], heads[:, 1], heads[:, 2:6] = VERSION, flags, np.frombuffer(key_id, np.uint8)
-        heads[:, _HEADER_BYTES:] = own
+        heads[:, HEADER_BYTES:] = own
         shared = np.broadcast_to(begun, (len(ids), len(begun)))
-        associated = _rows_of(heads[:, :_HEADER_BYTES], shared, ids)
+        associated = _rows_of(heads[:, :HEADER_BYTES], shared, ids)
         # C makes the calls: a loop that puts each call together costs 0.5 us a value beside its 1.2.
         calls = zip(islice(encryptors, len(ids)), _rows_of(own), bodies, associated, strict=True)
         sealed = list(starmap(call, calls))
@@ -150,7 +150,7 @@ def _rows_of(*parts: Octets) -> list[bytes]:
 
 def _flagged(plaintexts: Sequence[bytes | memoryview]) -> tuple[Octets | int, Sequence[bytes | memoryview]]:
     """Give the flags and bodies; where every value is short, without a look at each."""
-    if max(map(len, plaintexts), default=0) < _COMPRESS_FROM:
+    if max(map(len, plaintexts), default=0) < COMPRESS_FROM:
         return 0, plaintexts
     packed = [_compressed(plaintext) for plaintext in plaintexts]
     return np.array([flags for flags, _ in packed], np.uint8), [body for _, body in packed]
@@ -161,7 +161,7 @@ def _prepared(
 ) -> tuple[Sequence[bytes], Sequence[bytes | memoryview]]:
     flags, bodies = _flagged(plaintexts)
     each = [flags] * len(bodies) if isinstance(flags, int) else flags.tolist()
-    return [_header(one, key_id) for one in each], bodies
+    return [write_header(one, key_id) for one in each], bodies
 
 
 def open_many(
@@ -187,11 +187,11 @@ def _opened(
     envelope: bytes | memoryview,
     place: bytes,
 ) -> bytes:
-    header = bytes(envelope[:_HEADER_BYTES])
+    header = bytes(envelope[:HEADER_BYTES])
     plaintext = decrypt(envelope[6:18], envelope[18:], header + place)
     if header[0] != VERSION:
         raise DecryptionError("the envelope")
-    return _decompressed(plaintext) if header[1] & _COMPRESSED else plaintext
+    return bytes(decompress_value(plaintext)) if header[1] & COMPRESSED else plaintext
 
 
 def open_sealed(envelope: bytes, key: bytes, place: bytes) -> bytes:
@@ -199,11 +199,11 @@ def open_sealed(envelope: bytes, key: bytes, place: bytes) -> bytes:
 
     Raises: DecryptionError for another key or place, an unknown version, and any changed byte.
     """
-    if len(envelope) < _HEADER_BYTES + GCM_NONCE_BYTES or envelope[0] != VERSION:
+    if len(envelope) < HEADER_BYTES + GCM_NONCE_BYTES or envelope[0] != VERSION:
         raise DecryptionError("the envelope")
     header, nonce, body = envelope[:6], envelope[6:18], envelope[18:]
     plaintext = gcm_decrypt(key, nonce, body, header + place)
-    return _decompressed(plaintext) if header[1] & _COMPRESSED else plaintext
+    return bytes(decompress_value(plaintext)) if header[1] & COMPRESSED else plaintext
 
 
 def key_id_of(envelope: bytes) -> bytes:
@@ -211,21 +211,26 @@ def key_id_of(envelope: bytes) -> bytes:
     return envelope[2:6]
 
 
-def _header(flags: int, key_id: bytes) -> bytes:
+def write_header(flags: int, key_id: bytes) -> bytes:
+    """Write what an envelope begins with, which is authenticated together with its place."""
     return bytes((VERSION, flags)) + key_id
 
 
 def _compressed(plaintext: bytes | memoryview) -> tuple[int, bytes | memoryview]:
-    if len(plaintext) < _COMPRESS_FROM:
+    if len(plaintext) < COMPRESS_FROM:
         return 0, plaintext
     packed = len(plaintext).to_bytes(8, "big") + pa.Codec("zstd", 1).compress(plaintext, asbytes=True)
-    return (_COMPRESSED, packed) if len(packed) < len(plaintext) else (0, plaintext)
+    return (COMPRESSED, packed) if len(packed) < len(plaintext) else (0, plaintext)
 
 
-def _decompressed(packed: bytes) -> bytes:
+def decompress_value(packed: bytes | memoryview) -> memoryview:
+    """Give what a compressed value was, from its length and its frame.
+
+    Raises: DecryptionError where it is none.
+    """
     try:
         size = int.from_bytes(packed[:8], "big")
-        plain: bytes = pa.Codec("zstd").decompress(memoryview(packed)[8:], size, asbytes=True)
+        plain = pa.Codec("zstd").decompress(memoryview(packed)[8:], size)
     except (OSError, ValueError, OverflowError, MemoryError) as error:
         raise DecryptionError("the envelope") from error
-    return plain
+    return memoryview(plain).cast("B")
