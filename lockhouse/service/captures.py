@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from lockhouse.capture_operations import Opened, Window, opened_capture, reads_payload, summarise_capture
 from lockhouse.service.callers import Identified
-from lockhouse.service.problems import describe_problems
+from lockhouse.service.problems import NEEDED, describe_problems
 from lockhouse.service.streaming import AuditedStream
 from transforms.capture.exports import MEDIA_TYPES, Format
 from transforms.errors import UsageError
@@ -24,12 +24,28 @@ router = APIRouter(
 _EXAMPLES = {"from": "2026-11-21T07:00:00Z", "to": "2026-11-21T08:00:00Z"}
 
 Device = Annotated[str, Path(max_length=128, description="The device's id.", examples=["router-7"])]
+_TIME = {
+    "anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "pattern": "^[0-9]{1,10}$"}],
+    # One of the names that others call it by may stand in its place, and those are not described.
+    NEEDED: True,
+}
 From = Annotated[
-    str | None, Query(alias="from", description="RFC 3339 or epoch seconds.", examples=[_EXAMPLES["from"]])
+    str | None,
+    Query(
+        alias="from",
+        description="RFC 3339 or epoch seconds.",
+        examples=[_EXAMPLES["from"]],
+        json_schema_extra=_TIME,
+    ),
 ]
 To = Annotated[
     str | None,
-    Query(alias="to", description="Where it ends, itself left out.", examples=[_EXAMPLES["to"]]),
+    Query(
+        alias="to",
+        description="Where it ends, itself left out; at most an hour later.",
+        examples=[_EXAMPLES["to"]],
+        json_schema_extra=_TIME,
+    ),
 ]
 # What Arkime and Stenographer call the same.
 StartTime = Annotated[str | None, Query(alias="startTime", include_in_schema=False)]

@@ -51,7 +51,9 @@ class Person:
         """Take the session of the request."""
         marks = {"request": str(request.state.request_id), "client": "browser"}
         self.session = session
-        self.caller = Caller(platform_of(request), session.principal, session.tenant, marks=marks)
+        self.caller = Caller(
+            platform_of(request), session.principal, session.tenant, marks=marks, step=request.state.step
+        )
         request.state.caller = self.caller
 
 

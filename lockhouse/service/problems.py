@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from transforms.errors import (
     BusyError,
@@ -21,6 +22,7 @@ from transforms.errors import (
     GoneError,
     LockhouseError,
     MissingError,
+    NotYetError,
     QueryError,
     QuotaError,
     RefusedError,
@@ -39,12 +41,15 @@ _STATUS: tuple[tuple[type[LockhouseError], int], ...] = (
     (MissingError, 404),
     (ErasedSubjectError, 409),
     (ConflictError, 409),
+    (NotYetError, 409),
     (TooLargeError, 413),
     (UsageError, 422),
     (UnreadableError, 422),
     (QuotaError, 429),
     (BusyError, 503),
 )
+# Marks a parameter as required in the document, though the code takes it as optional.
+NEEDED = "x-required"
 _log = logging.getLogger("lockhouse.service")
 
 
@@ -117,7 +122,7 @@ def _answer_ours(request: Request, error: Exception) -> JSONResponse:
         headers["WWW-Authenticate"] = 'Bearer realm="lockhouse"'
     if isinstance(error, QuotaError):
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    if isinstance(error, BusyError):
+    if isinstance(error, BusyError | NotYetError):
         headers["Retry-After"] = "1"
     status = status_of(error)
     if status == 500:
@@ -139,7 +144,19 @@ def _place(error: Mapping[str, Any]) -> list[str]:
 
 def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
-    return make_problem(request.state.request_id, error.status_code, None, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods_of(request)))
+    return make_problem(request.state.request_id, error.status_code, None, headers)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """Give every method of the address that was asked: each route tells of its own alone."""
+    found: set[str] = set()
+    for route in request.app.state.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= set(getattr(route, "methods", None) or ())
+    return found
 
 
 def report(error: BaseException) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lockhouse.operations import list_tables, run_sql
 from lockhouse.reveal_operations import reveal
+from lockhouse.service.bodies import NOT_BLANK
 from lockhouse.service.callers import Identified
 from lockhouse.service.problems import describe_problems
 
@@ -66,7 +67,7 @@ class Reveal(BaseModel):
     table: str = Field(max_length=128, examples=["masked.logins"])
     column: str = Field(max_length=128, examples=["ip_token"])
     where: str = Field("", max_length=10_000, examples=["event_date = date '2026-11-21'"])
-    reason: str = Field(min_length=1, max_length=200, examples=["ticket 17"])
+    reason: str = Field(min_length=1, max_length=200, pattern=NOT_BLANK, examples=["ticket 17"])
     purpose: Literal["incident", "fraud", "legal", "support", "subject-request"] = "incident"
 
 
