@@ -70,7 +70,8 @@ def disclose_validation(
     Raises: MissingError, GoneError; NotYetError.
     """
     # Most who ask do so for the person, whose right it is (GDPR, article 15).
-    marks = {"validation": checked_id(validation), "purpose": purpose or PURPOSES[-1], "reason": reason or None}
+    marks = {"validation": checked_id(validation), "purpose": purpose or PURPOSES[-1]}
+    marks |= {"reason": reason} if reason else {}
     with caller.permitted(Right.DISCLOSE_VALIDATIONS, Action.VALIDATION_DISCLOSED, **marks):
         opened = caller.platform.validations.disclosure.open_record(caller.tenant, known_id(validation))
         caller.results["fields"] = len(opened)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from lockhouse.capture_operations import Opened, Window, opened_capture, reads_payload, summarise_capture
 from lockhouse.service.callers import Identified
-from lockhouse.service.problems import NEEDED, describe_problems
+from lockhouse.service.problems import NEEDED, describe_problems, make_problem
 from lockhouse.service.streaming import AuditedStream
 from transforms.capture.exports import MEDIA_TYPES, Format
 from transforms.errors import UsageError
@@ -168,7 +168,8 @@ def download(
         span = parse_range(asked_range if if_range in (None, headers["ETag"]) else None, opened.size_bytes)
         if span is UNSATISFIABLE:
             caller.results["bytes"] = 0
-            return Response(status_code=416, headers={"Content-Range": f"bytes */{opened.size_bytes}"})
+            named = {"Content-Range": f"bytes */{opened.size_bytes}"}
+            return make_problem(request.state.request_id, 416, f"the file has {opened.size_bytes} bytes", named)
         first, end = span if isinstance(span, tuple) else (0, opened.size_bytes)
         if isinstance(span, tuple):
             headers["Content-Range"] = f"bytes {first}-{end - 1}/{opened.size_bytes}"

@@ -185,7 +185,10 @@ def test_rows_come_as_json_csv_and_arrow_and_no_more_than_asked_for(asked: TestC
     import pyarrow as pa
 
     headers = house.issue("d-analyst")
-    query = "select record_offset, [1, 2] as pair, 'nan'::double as odd from masked.packets order by 1"
+    query = (
+        "select record_offset, [1, 2] as pair, 'nan'::double as odd, 7::hugeint as whole, 1.50 as part "
+        "from masked.packets order by 1"
+    )
     for form in ("json", "csv", "arrow"):
         body = {"query": query, "format": form, "limit": 3}
         answer = asked.post("/v1/sql", json=body, headers=headers)
@@ -193,7 +196,8 @@ def test_rows_come_as_json_csv_and_arrow_and_no_more_than_asked_for(asked: TestC
         assert answer.headers["lockhouse-truncated"] == "true"
         if form == "json":
             assert len(answer.json()["rows"]) == 3
-            assert answer.json()["rows"][0]["odd"] is None
+            first = answer.json()["rows"][0]
+            assert (first["odd"], first["whole"], first["part"]) == (None, 7, "1.50")
         elif form == "csv":
             assert len(answer.text.splitlines()) == 4
         else:

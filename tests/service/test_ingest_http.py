@@ -271,13 +271,13 @@ def test_kept_parts_expire_and_an_erasure_takes_them(house: Any, tmp_path: Path)
     kept.keep("client:x", digest, file)
     assert b"".join(kept.open("client:x", digest)) == content
     moment += timedelta(days=1, hours=23)
-    assert kept.has("client:x", digest)
+    assert kept.held("client:x", [digest]) == {digest}
     kept.renew("client:x", digest)
     moment += timedelta(days=1)
-    assert kept.has("client:x", digest)
+    assert kept.held("client:x", [digest]) == {digest}
     moment += timedelta(days=5)
     kept.renew("client:x", digest)
-    assert not kept.has("client:x", digest)
+    assert kept.held("client:x", [digest]) == set()
     assert kept.expire() == 1
     kept.keep("client:x", digest, file)
     copy = next(one for one in platform.copies("acme") if one.name == "upload parts")
