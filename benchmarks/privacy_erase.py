@@ -1,7 +1,8 @@
 """Erasing one person of many: what it costs, against DELETE and VACUUM on a table in order of arrival.
 
 Logins of several closed days are taken in the usual way, then put in order by the nightly upkeep, as in
-operation. The whole erasure is timed step by step; the masked table alone is raced against deltalake's
+operation. The person who is erased has a device with captures and a validated request besides. The
+whole erasure is timed step by step; the masked table alone is raced against deltalake's
 own delete and vacuum on a copy that was never put in order. Everything that was timed is checked: rows,
 the scan, the certificate on a copy, and what a backup made before still gives.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -25,8 +27,12 @@ import numpy as np
 import polars as pl
 from deltalake import DeltaTable
 
+sys.path.insert(0, str(Path(__file__).parent))
+from captures_input import HOUR_START_S, write_iot
+
 from orchestration import resources
 from orchestration.resources import Platform
+from orchestration.validations import LISTENERS
 from stores.contracts import load_contract
 from stores.erasure_plan import matches_of, way_to
 from stores.home import Home
@@ -37,7 +43,23 @@ from transforms.errors import ErasedSubjectError
 from transforms.tables import masked_table, raw_table
 
 CONTRACT = load_contract("logins")
+VALIDATIONS = load_contract("validations")
 DELIVERIES = 10
+PACKETS = 50_000
+# Where the person is met, in every source.
+EXPECTED = {"raw.logins", "masked.logins", "raw.capture_blocks", "masked.packets", "raw.validations"}
+EXPECTED |= {"masked.validations"}
+REQUEST = {
+    "full_name": "Benchmark Person",
+    "date_of_birth": "1990-02-28",
+    "address_street": "Teststrasse 1",
+    "address_postal_code": "10115",
+    "address_city": "Berlin",
+    "address_country": "DE",
+    "phone_number": "+4930901820",
+    "document_type": "passport",
+    "document_number": "L898902C36",
+}
 FIRST = datetime(2026, 3, 2, 6, tzinfo=UTC)
 
 
@@ -88,8 +110,29 @@ def make_lake(folder: Path, ids: list[str], rows: int, days: int) -> tuple[Platf
     clock.at = FIRST + timedelta(days=days)
     unsorted = folder / "unsorted"
     shutil.copytree(platform.tables.path("default", masked_table(CONTRACT).key), unsorted)
+    add_other_sources(platform, folder, ids[1])
     platform.maintenance.keep_up(CONTRACT, clock.at.date())
     return platform, unsorted
+
+
+def add_other_sources(platform: Platform, folder: Path, person: str) -> None:
+    """Give a person a device, captures of it, and a request that was decided and landed."""
+    owned_from = datetime.fromtimestamp(HOUR_START_S, UTC)
+    platform.devices("default").own("bench-phone", person, owned_from)
+    write_iot(folder / "phone.pcap", PACKETS, 3)
+    for batch in platform.landing.copy_in("captures", "default", [folder / "phone.pcap"], "bench-phone"):
+        platform.captures.seal_batch(batch.id)
+        platform.captures.mask_batch(batch.id)
+        platform.captures.finish_batch(batch.id)
+    platform.validations.intake.submit("default", {**REQUEST, "username": person}, "username", None)
+    platform.validations.intake.relay()
+    workers = [platform.validations.worker(service, lambda _: None) for service in LISTENERS]
+    while sum(worker.work() for worker in workers):
+        pass
+    for batch in platform.landing.open_batches("validations"):
+        platform.intake.seal_batch(batch.id, VALIDATIONS)
+        platform.intake.mask_batch(batch.id, VALIDATIONS)
+        platform.intake.finish_batch(batch.id)
 
 
 @contextmanager
@@ -138,12 +181,13 @@ def erase(platform: Platform, person: str, folder: Path) -> dict[str, Any]:
     taken: dict[str, float] = {}
     with timed(taken, "erasure"):
         request = erasing.erasing("default").complete(requests.add([subject], ["digest"], "bench", "bench"))
-    steps = {name: datetime.fromisoformat(at) for name, at in request.progress["at"].items()}
+    steps = {str(name): datetime.fromisoformat(at) for name, at in request.progress["at"].items()}
     names = list(steps)
     seconds = {after: (steps[after] - steps[first]).total_seconds() for first, after in pairwise(names)}
     assert seconds["key_destroyed"] <= 1
     assert request.progress["scan"]["hits"] == 0
     removed = {one["table"]: one for one in request.progress["tables"]}
+    assert not EXPECTED - removed.keys()
     after = {info.key: info for info in erasing.tables.listing("default")}
     for key, one in removed.items():
         assert before[key].rows - after[key].rows == one["rows"] > 0

@@ -40,6 +40,7 @@ class SubjectMatcher:
         self._refs = refs_of(subjects)
         texts += [ref.hex() for ref in self._refs]
         self._texts = LeakMatcher(texts)
+        self.finds_numbers = self._texts.finds_numbers
         self._begin = len(texts)
 
     def find(self, content: bytes) -> list[int]:

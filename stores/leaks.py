@@ -101,6 +101,11 @@ def scan(
 class Matcher(Protocol):
     """Finds things in decoded bytes, and numbers them."""
 
+    @property
+    def finds_numbers(self) -> bool:
+        """Whether a number, a date or a time could be one of the things."""
+        ...
+
     def find(self, content: bytes) -> list[int]:
         """Give the numbers of what stands in some bytes, each once."""
         ...
@@ -183,7 +188,7 @@ class _Scan:
             time.sleep(_PAUSE_S * attempt)
 
     def _search_open(self, path: Path, file: BinaryIO, size_bytes: int, shown: str) -> None:
-        decoder = Decoder(size_bytes, self.limits)
+        decoder = Decoder(size_bytes, self.limits, writes_numbers=self.matcher.finds_numbers)
         for place, content in _pieces(path, file, decoder):
             self._enter(shown, place, self.matcher.find(content))
         for undecoded in decoder.undecoded:

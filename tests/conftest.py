@@ -23,6 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No test is timed: how long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "logins" / "sample_data.json.gz"
 OURS = ("LOCKHOUSE_", "DAGSTER_", "DBT_")

@@ -467,6 +467,13 @@ def test_a_group_under_the_threshold_fails_the_data_test(two_days, run, broken_p
     assert (test.status, test.failures, test.model) == ("fail", 1, "daily_logins")
 
 
+def test_a_mart_that_loses_rows_fails_its_totals(two_days, run, broken_project):
+    mart = broken_project / "models" / "marts" / "logins" / "daily_logins.sql"
+    replace_in(mart, "from by_device\n    left join taken_in", "from by_device\n    inner join taken_in")
+    [test] = [test for test in run(works=False).tests if "keep_totals" in test.name]
+    assert (test.status, test.failures, test.model) == ("fail", 2, "daily_logins")
+
+
 def test_a_project_that_does_not_parse_is_named(run, broken_project):
     (broken_project / "models" / "marts" / "logins" / "daily_logins.sql").write_text(
         "select {{ ref('nowhere') }}"

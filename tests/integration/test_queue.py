@@ -40,7 +40,7 @@ def credentials(monkeypatch):
 
 
 @contextlib.contextmanager
-def moto_queue(tmp_path, end=""):
+def moto_queue(tmp_path, visibility_s=VISIBILITY_S, end=""):
     # All of moto's servers in a process share what they hold.
     name = f"{uuid.uuid4().hex}{end}"
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -52,7 +52,7 @@ def moto_queue(tmp_path, end=""):
     arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": MOST})
     made = client.create_queue(QueueName=name, Attributes={"RedrivePolicy": policy, **more})
-    yield SqsQueue(made["QueueUrl"], SqsLimits(VISIBILITY_S), lambda: client)
+    yield SqsQueue(made["QueueUrl"], SqsLimits(visibility_s), lambda: client)
     server.stop()
 
 
@@ -64,8 +64,8 @@ def own_queue(tmp_path, visibility_s=VISIBILITY_S, **settings):
 
 
 @contextlib.contextmanager
-def embedded_queue(tmp_path):
-    queue = EmbeddedQueue(tmp_path / "queue.db", QueueLimits(VISIBILITY_S, MOST), time.time)
+def embedded_queue(tmp_path, visibility_s=VISIBILITY_S):
+    queue = EmbeddedQueue(tmp_path / "queue.db", QueueLimits(visibility_s, MOST), time.time)
     yield queue
     queue.close()
 
@@ -73,9 +73,14 @@ def embedded_queue(tmp_path):
 MAKERS = {"embedded": embedded_queue, "moto": moto_queue, "server": own_queue}
 
 
+@pytest.fixture
+def visibility_s():
+    return VISIBILITY_S
+
+
 @pytest.fixture(params=MAKERS)
-def queue(request, tmp_path, credentials):
-    with MAKERS[request.param](tmp_path) as made:
+def queue(request, tmp_path, credentials, visibility_s):
+    with MAKERS[request.param](tmp_path, visibility_s) as made:
         yield made
 
 
@@ -96,6 +101,7 @@ def counts(queue):
     return depth.visible, depth.in_flight, depth.dead
 
 
+@pytest.mark.parametrize("visibility_s", [60])  # on a busy machine the usual two seconds pass meanwhile
 def test_what_is_sent_is_received_once_and_hidden_until_deleted(queue):
     ids = queue.send(bodies(23))
     assert len(set(ids)) == 23
@@ -161,7 +167,7 @@ def test_large_bodies_of_any_text_come_through(queue):
 
 
 def test_a_fifo_queue_takes_and_gives_messages(tmp_path, credentials):
-    with moto_queue(tmp_path, ".fifo") as queue:
+    with moto_queue(tmp_path, end=".fifo") as queue:
         assert queue.is_fifo
         queue.send(["same", "same"])
         messages = drain(queue)

@@ -292,7 +292,7 @@ STEPS: dict[str, Callable[[Stage], Any]] = {
 }
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.sampled_from(sorted(STEPS)), max_size=6))
 def test_in_any_order_no_row_is_lost_and_every_token_opens(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str]

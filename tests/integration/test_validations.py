@@ -52,7 +52,6 @@ ORDERS = int(os.environ.get("VALIDATION_ORDERS", "4"))
 
 ANY_ORDER = settings(
     max_examples=ORDERS,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
     phases=[Phase.generate],

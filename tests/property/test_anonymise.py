@@ -190,7 +190,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @pytest.mark.parametrize("scheme", ["ipcrypt-pfx", "cryptopan"])
 @pytest.mark.parametrize("link_type", LINK_TYPES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, cut=st.booleans())
 def test_no_address_of_the_input_is_in_the_output(link_type, scheme, seed, cut):
     maker = Maker(seed, link_type)
@@ -221,7 +221,7 @@ def transport_of(frame):
 SUM_AT = {6: 16, 17: 6, 58: 2}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_good_checksums_stay_good_and_bad_ones_bad(seed):
     """A checksum that the result shows is what one would compute over all that the packet had."""
@@ -247,7 +247,7 @@ def test_good_checksums_stay_good_and_bad_ones_bad(seed):
 
 
 @pytest.mark.parametrize("scheme", ["ipcrypt-pfx", "cryptopan"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_prefixes_are_kept_through_all_packets(scheme, seed):
     maker = Maker(seed, 101)
@@ -260,7 +260,7 @@ def test_prefixes_are_kept_through_all_packets(scheme, seed):
             assert (old[a] ^ old[b]).bit_length() == (new[a] ^ new[b]).bit_length()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_a_payload_that_is_kept_is_kept_whole(seed):
     maker = Maker(seed, 101)
@@ -279,7 +279,7 @@ def test_a_payload_that_is_kept_is_kept_whole(seed):
 
 
 @pytest.mark.parametrize("link_type", [*LINK_TYPES, 9, 51, 104, 127])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, noise=st.integers(0, 3))
 def test_no_bytes_are_an_error_or_lead_out_of_their_record(link_type, seed, noise):
     """Damaged and random packets: places stay within the record, and what is kept is its beginning."""

@@ -241,7 +241,7 @@ class Model:
             assert (report.hits, report.unreadable) == ([], [])
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(FIELDS, STEPS)
 def test_any_order_leaves_exactly_what_should_be_left(
     contracts_beside: Callable[..., AbstractContextManager[Path]],

@@ -57,7 +57,6 @@ def members(content: bytes, cuts: list[int]) -> bytes:
     cuts=st.lists(st.integers(0), max_size=3),
     block=BLOCK,
 )
-@settings(deadline=None)
 def test_lines_in_any_wrapping_give_the_same_records(values, end, cuts, block):
     plain = as_lines(values, end)
     expected = [json.dumps(value).encode() for value in values]
@@ -75,7 +74,6 @@ def test_lines_in_any_wrapping_give_the_same_records(values, end, cuts, block):
     cuts=st.lists(st.integers(0), max_size=3),
     block=BLOCK,
 )
-@settings(deadline=None)
 def test_arrays_in_any_layout_give_the_same_records(values, indent, ascii_only, cuts, block):
     text = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
     plain = text.encode(errors="surrogatepass")
@@ -95,7 +93,7 @@ def test_arrays_in_any_layout_give_the_same_records(values, indent, ascii_only, 
     cut=st.booleans(),
     block=BLOCK,
 )
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_no_byte_of_a_damaged_delivery_is_lost(values, as_array, at, damage, cut, block):
     whole = json.dumps(values).encode() if as_array else as_lines(values)
     at %= len(whole) + 1
@@ -150,7 +148,6 @@ LOGIN_BYTES = st.one_of(
 
 
 @given(payloads=st.lists(LOGIN_BYTES, max_size=8))
-@settings(deadline=None)
 def test_a_records_verdict_does_not_depend_on_its_neighbours(payloads):
     together = parse_records(payloads, LOGINS)
     rows = {row[ROW]: row for row in together.frame.iter_rows(named=True)}

@@ -12,7 +12,7 @@ from transforms.pii.synthetic import as_json_lines, canary_values, synthetic_rec
 UNTIL = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**32),
     contract=st.sampled_from(sorted(load_contracts().values(), key=lambda one: one.source)),
@@ -25,7 +25,7 @@ def test_every_synthetic_record_fits_its_contract(seed, contract):
     assert parsed.frame["_unknown"].null_count() == 50
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
 def test_the_same_seed_makes_the_same_data(seed):
     contract = load_contracts()["logins"]

@@ -46,7 +46,7 @@ def test_pcapng_and_anonymised_files_have_their_exact_length(asked: TestClient):
         assert head.content == b""
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_range_is_that_part_of_the_whole(asked: TestClient, house: Any, data: st.DataObject):
     whole = house.files["default/router-7"]

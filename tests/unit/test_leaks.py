@@ -416,6 +416,15 @@ class TestColumns:
         }
         assert seen(parquet(table.slice(0, 0))) == {}
 
+    def test_numbers_are_written_out_only_for_values_that_could_be_numbers(self) -> None:
+        column = pa.array([1234567890123, 7])
+        for values, is_found in ((["1234567890123"], True), (["user-1234567890123"], False)):
+            matcher = LeakMatcher(values)
+            decoder = Decoder(1 << 20, writes_numbers=matcher.finds_numbers)
+            pieces = [content for _, content in decoder.cells(column, "column")]
+            assert (matcher.finds_numbers, any(map(matcher.find, pieces))) == (is_found, is_found)
+            assert [place for place, _ in decoder.cells(pa.array(["text"]), "column")] == ["column"]
+
     def test_extensions_are_their_storage(self) -> None:
         column = pa.ExtensionArray.from_storage(pa.opaque(pa.string(), "kind", "vendor"), pa.array(VALUES))
         sink = io.BytesIO()

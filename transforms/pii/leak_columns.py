@@ -123,6 +123,13 @@ def leaves(array: Column) -> Iterator[Column]:
         yield array
 
 
+def is_written_in_digits(leaf: Column) -> bool:
+    """Whether an array holds numbers, dates or times, which are written without letters but a few."""
+    kind, types = leaf.type, pa.types
+    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+    return is_number or types.is_date(kind) or types.is_time(kind) or types.is_timestamp(kind)
+
+
 def values_of(leaf: Column) -> Column:
     """Give an array's values as bytes, without nulls: texts as they are, everything else written out.
 

@@ -11,8 +11,9 @@ import hashlib
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from transforms.audit import canonical_json
@@ -24,7 +25,9 @@ ERASURE = "lockhouse-erasure-certificate-1"
 OFFBOARDING = "lockhouse-offboarding-certificate-1"
 # Version and key id, 5 bytes, fix the first six characters of a token.
 _FIXED_CHARACTERS = 6
-_HEX_REF = re.compile(rb"(?=([0-9a-f]{32}))")
+_REF_DIGITS = 32
+_IS_HEX_DIGIT = bytes(chr(one) in "0123456789abcdef" for one in range(256))
+_HEX_RUN = b"\1" * _REF_DIGITS
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,19 @@ class Fingerprints:
 
     def of(self, pseudonym: bytes) -> str:
         """Give the digest of a pseudonym."""
-        return hashlib.sha256(bytes.fromhex(self.salt) + pseudonym).hexdigest()
+        return hashlib.sha256(self._salt + pseudonym).hexdigest()
+
+    @cached_property
+    def _salt(self) -> bytes:
+        return bytes.fromhex(self.salt)
 
     def has_ref(self, ref: bytes) -> bool:
         """Whether a reference is the subject's."""
         return self.of(ref) in self.refs
+
+    def has_token(self, head: bytes) -> bool:
+        """Whether a token that begins so, in its joinable part, is the subject's."""
+        return self.of(head) in self.tokens
 
     def as_record(self) -> dict[str, Any]:
         """Give the fingerprints as plain values."""
@@ -88,6 +99,8 @@ def token_head(key_id: bytes) -> str:
 class TokenMatcher:
     """Finds every token of some keys, whatever it stands for; `heads` are what those tokens begin with."""
 
+    finds_numbers = False
+
     def __init__(self, heads: Sequence[str]) -> None:
         """Prepare the search."""
         rest = HEAD_CHARACTERS - _FIXED_CHARACTERS
@@ -102,24 +115,34 @@ class TokenMatcher:
 class PseudonymMatcher:
     """Finds an erased subject's tokens, and references written in hexadecimal, knowing only fingerprints."""
 
+    finds_numbers = False
+
     def __init__(self, prints: Fingerprints) -> None:
         """Prepare the search for what could be one of the tokens."""
         self._prints = prints
-        heads = b"|".join(re.escape(head.encode()) for head in prints.heads)
-        rest = HEAD_CHARACTERS - _FIXED_CHARACTERS
-        self._tokens = re.compile(rb"(?=((?:" + heads + rb")[A-Za-z0-9_-]{%d}))" % rest) if heads else None
-        self._judged: dict[bytes, bool] = {}
+        # One expression a key: each begins with plain characters, which are skipped to.
+        rest = rb"(?=[A-Za-z0-9_-]{%d})" % (HEAD_CHARACTERS - _FIXED_CHARACTERS)
+        self._begins = [re.compile(re.escape(head.encode()) + rest) for head in prints.heads]
 
     def find(self, content: bytes) -> list[int]:
         """Give [0] where one of them stands in some bytes, else nothing."""
-        if self._tokens is not None:
-            for candidate in set(self._tokens.findall(content)):
-                if self._prints.of(candidate) in self._prints.tokens:
-                    return [0]
-        for candidate in set(_HEX_REF.findall(content)):
-            if self._prints.has_ref(bytes.fromhex(candidate.decode())):
-                return [0]
-        return []
+        if any(map(self._prints.has_token, set(self._tokens_in(content)))):
+            return [0]
+        return [0] if any(map(self._prints.has_ref, set(_references_in(content)))) else []
+
+    def _tokens_in(self, content: bytes) -> Iterator[bytes]:
+        for begin in self._begins:
+            for match in begin.finditer(content):
+                yield content[match.start() : match.start() + HEAD_CHARACTERS]
+
+
+def _references_in(content: bytes) -> Iterator[bytes]:
+    """Give what could be a reference; a search for runs is ten times as fast as one for digits."""
+    digits = content.translate(_IS_HEX_DIGIT)
+    at = digits.find(_HEX_RUN)
+    while at >= 0:
+        yield bytes.fromhex(content[at : at + _REF_DIGITS].decode())
+        at = digits.find(_HEX_RUN, at + 1)
 
 
 def write_certificate(body: Mapping[str, Any], private_key: bytes, form: str = ERASURE) -> bytes:
