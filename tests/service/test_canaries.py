@@ -3,10 +3,13 @@
 
 import logging
 import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.testclient import TestClient
@@ -297,7 +300,28 @@ def test_a_trace_that_is_none_is_left_out(
 
 def test_without_an_address_no_span_is_made(house: Any):
     assert house.platform.spans is None
-    assert Platform(house.platform.settings.model_copy(update={"service_spans_url": "x:y"})) is not None
+
+
+def test_spans_reach_a_collector(house: Any):
+    received: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{collector.server_port}/v1/traces"
+        with TestClient(house.application(service_spans_url=address)) as client:
+            assert client.get("/healthz").status_code == 200
+        collector.shutdown()
+    [request] = [ExportTraceServiceRequest.FromString(one) for one in received]
+    [span] = request.resource_spans[0].scope_spans[0].spans
+    assert (span.name, len(span.attributes)) == ("GET /healthz", 4)
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:4318", "file:///tmp/spans", "https://"])
