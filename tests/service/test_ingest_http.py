@@ -286,7 +286,7 @@ def test_kept_parts_expire_and_an_erasure_takes_them(house: Any, tmp_path: Path)
     assert copy.count([], {}) == 0
     none = KeptParts(platform.home, platform.intake.sealer("acme"), 0, lambda: moment)
     none.keep("client:x", digest, file)
-    assert not none.has("client:x", digest)
+    assert none.held("client:x", [digest]) == set()
 
 
 def test_a_kept_part_that_was_altered_lands_nowhere(asked: TestClient, house: Any):
