@@ -8,7 +8,6 @@ subject is erased, the key goes first: no copy of the file opens after that.
 
 from __future__ import annotations
 
-import os
 import secrets
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -24,7 +23,7 @@ import uuid_utils
 
 from stores.database import ACCESS_REQUESTS, Database
 from stores.erasure_requests import DEADLINE
-from stores.home import Home, sync
+from stores.home import Home, written_whole
 from stores.keys import TenantKeys
 from transforms.errors import DecryptionError, GoneError, MissingError, NotYetError
 from transforms.pii.ciphers import GCM_NONCE_BYTES
@@ -135,18 +134,11 @@ class AccessPackages:
 
     def make(self, request_id: str, files: Iterable[tuple[str, Iterable[bytes | memoryview]]]) -> AccessRequest:
         """Write the package of a request, in place of what a killed process left."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path, key = self._path(request_id), secrets.token_bytes(_KEY_BYTES)
-        part = path.with_suffix(".part")
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        key = secrets.token_bytes(_KEY_BYTES)
+        with written_whole(self._path(request_id)) as file:
             pieces = _SealedPieces(file, lambda at, plain: self._sealed_piece(request_id, key, at, plain))
             count = _write_archive(pieces, files)
             pieces.close()
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        sync(self._folder)
         made = {"pieces": pieces.count, "size_bytes": pieces.size_bytes, "files": count, "work": None}
         ends = (self._clock() + EXPIRES_AFTER).isoformat(timespec="seconds")
         # The file counts from here on: before, nobody had its key.

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
 
-from stores.home import sync
+from stores.home import written_whole
 from transforms.audit import Entry, canonical_json
 from transforms.ocsf import describe_entry
 
 
 def write_ocsf(path: Path, entries: Sequence[Entry]) -> None:
     """Write one OCSF event a line; the file has its name once it is whole."""
-    part = path.with_name(f".{path.name}.part")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123 - a mode
-        file.writelines(canonical_json(describe_entry(entry)) + "\n" for entry in entries)
-    sync(part)
-    part.replace(path)
+    with written_whole(path) as file:
+        file.writelines(canonical_json(describe_entry(entry)).encode() + b"\n" for entry in entries)
 
 
 def write_delta(path: Path, entries: Sequence[Entry]) -> None:

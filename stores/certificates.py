@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -12,7 +11,7 @@ from typing import Any
 from stores.audit import AuditTrail
 from stores.data_subjects import DEVICE_DOMAIN, Subject, refs_of
 from stores.erasure_requests import Erasure
-from stores.home import Home, sync
+from stores.home import Home, written_whole
 from stores.keyring import KeyProvider
 from stores.row_removal import mark_file
 from stores.tables import Tables
@@ -72,15 +71,8 @@ class CertificateFile:
         """Write the certificate, and the public key beside the signed heads, each whole or not at all."""
         key = signing_public_key(self._provider.signing_key()).hex().encode() + b"\n"
         for target, text in ((self._home.checkpoints / PUBLIC_KEY, key), (path, content)):
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft = target.with_suffix(".part")
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
+            with written_whole(target) as file:
                 file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-            sync(target.parent)
 
 
 class Certificates:

@@ -16,7 +16,7 @@ import stat
 from pathlib import Path
 from typing import Any, Protocol
 
-from stores.home import sync
+from stores.home import written_whole
 from stores.locks import exclusive
 from transforms.errors import DecryptionError, KeyringError
 from transforms.pii.ciphers import gcm_decrypt, gcm_encrypt, generate_signing_key, stretch_passphrase
@@ -183,6 +183,7 @@ def generate_passphrase(path: Path) -> None:
         return
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(32) + "\n")
+        file.flush()
         os.fsync(file.fileno())
 
 
@@ -221,14 +222,8 @@ def _write(path: Path, header: dict[str, Any], body: dict[str, Any], wrapping_ke
     nonce = secrets.token_bytes(12)
     sealed = nonce + gcm_encrypt(wrapping_key, nonce, json.dumps(body).encode(), _bound(header))
     text = json.dumps({"header": header, "body": base64.b64encode(sealed).decode()}) + "\n"
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync(path.parent)
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 def _stretched(header: dict[str, Any], passphrase: bytes) -> bytes:

@@ -24,7 +24,7 @@ from typing import BinaryIO, Protocol
 
 import uuid_utils
 
-from stores.home import Home, sync
+from stores.home import Home, written_whole
 from stores.kept_parts import KeptParts
 from stores.landing import Landing
 from stores.locks import exclusive
@@ -264,11 +264,8 @@ class Uploads:
 
     def _write(self, upload: Upload) -> None:
         path = self._root / upload.id / "manifest.json"
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(asdict(upload)))
-        sync(draft)
-        draft.replace(path)
-        sync(path.parent)
+        with written_whole(path) as file:
+            file.write(json.dumps(asdict(upload)).encode())
 
     @contextmanager
     def _held(self) -> Iterator[None]:
