@@ -32,6 +32,7 @@ from lockhouse.service.application import SYNC_AFTER_S
 from orchestration.resources import Platform
 from stores.database import DEVICE_GROUPS
 from stores.settings import load_settings
+from stores.uploads import MOST_PARTS
 from transforms.access import OF_DEVICES, Right, Role
 from transforms.audit import Action, Outcome
 from transforms.capture.synthetic import synthetic_capture
@@ -48,7 +49,7 @@ def main() -> None:
     options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument("--packets", type=int, default=100_000, help="packets of the download")
     options.add_argument("--upload-mb", type=int, default=500, help="megabytes of the upload")
-    options.add_argument("--daily-mb", type=int, default=50, help="megabytes of the file that is sent daily")
+    options.add_argument("--daily-mb", type=int, default=500, help="megabytes of the file that is sent daily")
     options.add_argument("--seconds", type=int, default=10, help="for how long 64 clients ask")
     options.add_argument("--devices", type=int, default=100_000, help="devices in the registry of groups")
     given = options.parse_args()
@@ -262,8 +263,10 @@ def promise(port: int, headers: dict[str, str], content: bytes, size: int) -> di
 
 def measure_daily(port: int, headers: dict[str, str], megabytes: int) -> dict[str, Any]:
     """Send a file, change 5 % of it in twenty places, and send it again; gives which share was sent."""
-    dice, size = random.Random(5), 1 << 16  # noqa: S311 - content for a benchmark
-    content = bytearray(dice.randbytes(megabytes * 1_000_000))
+    dice = random.Random(5)  # noqa: S311 - content for a benchmark
+    content = bytearray(b"".join(dice.randbytes(1_000_000) for _ in range(megabytes)))
+    # As small as parts may be: the less around a change is sent with it.
+    size = max(1 << 16, -(-len(content) // MOST_PARTS))
     sent = [0, 0]
     for day in range(2):
         if day:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +36,22 @@ if TYPE_CHECKING:
 _OUTLIVING = frozenset({Right.READ_AUDIT, Right.OPERATE})
 _ENTRY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
+# One for all: it keeps nothing, and is entered thousands of times a second.
+_NO_STEP = nullcontext()
+
+
+def take_no_time(_step: str) -> AbstractContextManager[object]:
+    """Run a step whose time nobody wants to know."""
+    return _NO_STEP
+
 
 @dataclass
 class Caller:
     """Who asks, in which tenant, through which platform.
 
     `scopes` bound what a token may be used for, none do where there is no token. `marks` (the request's id,
-    the client, the purpose) go into every entry of the trail; `entries` counts those.
+    the client, the purpose) go into every entry of the trail; `entries` counts those. `step` takes the time
+    of authorising, auditing and acting, where spans are made.
     """
 
     platform: Platform
@@ -52,6 +61,7 @@ class Caller:
     scopes: frozenset[Right] | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
     entries: int = 0
+    step: Callable[[str], AbstractContextManager[object]] = take_no_time
 
     @contextmanager
     def permitted(
@@ -63,14 +73,16 @@ class Caller:
         into the closing entry. Raises: RefusedError, audited too.
         """
         try:
-            role = self.authorise(right, on_device)
+            with self.step("authorise"):
+                role = self.authorise(right, on_device)
         except RefusedError:
             self.record(action, Outcome.REFUSED, right=right, **parameters)
             raise
         self.record(action, Outcome.ALLOWED, role=role, **parameters)
         self.results = {}
         try:
-            yield
+            with self.step("act"):
+                yield
         except BaseException:
             # What left before it failed stands in the trail too.
             self.record(action, Outcome.FAILED, **parameters, **self.results)
@@ -89,9 +101,10 @@ class Caller:
 
     def record(self, action: Action, outcome: Outcome, **parameters: str | int | None) -> None:
         """Write an entry; it is durable when this returns."""
-        self.platform.audit.record(
-            self._named_tenant(), self.principal, action, outcome, **{**self.marks, **parameters}
-        )
+        with self.step("audit"):
+            self.platform.audit.record(
+                self._named_tenant(), self.principal, action, outcome, **{**self.marks, **parameters}
+            )
         self.entries += 1
 
     def digest(self, text: str) -> str:
@@ -111,6 +124,21 @@ class Caller:
         """Give the tenant's name, that of an off-boarded one as well."""
         is_ended = self.tenant in self.platform.access.ended_tenants()
         return self.tenant if is_ended else self.known_tenant()
+
+
+def bring_up(caller: Caller) -> None:
+    """Write down that somebody starts everything that works on the home.
+
+    Raises: RefusedError, which says what to do: the processes would be refused one by one, each in its own log.
+    """
+    try:
+        with caller.permitted(Right.OPERATE, Action.HOME_BROUGHT_UP):
+            return
+    except RefusedError:
+        raise RefusedError(
+            f"only an operator starts this home, and {caller.principal} is none: ask an operator for "
+            f"`lockhouse role add {caller.principal} operator`, or use a home of your own with --home"
+        ) from None
 
 
 def list_tables(caller: Caller) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from stores.locks import shared
 from stores.subject_access import Packets
 from transforms.access import Right
 from transforms.audit import Action
-from transforms.errors import MissingError, UsageError
+from transforms.errors import MissingError, NotYetError, UsageError
 from transforms.privacy.certificates import sum_up
 from transforms.privacy.pages import write_page
 
@@ -227,12 +227,12 @@ def read_erasure(caller: Caller, request_id: str) -> dict[str, Any]:
 def read_certificate(caller: Caller, request_id: str) -> bytes:
     """Give the certificate of an erasure, as it was signed.
 
-    Raises: MissingError where it is not certified yet.
+    Raises: MissingError where there is no such request; NotYetError where it is not certified yet.
     """
     with caller.permitted(Right.ERASE_SUBJECTS, Action.CERTIFICATE_READ, erasure=checked_id(request_id)):
         request = _erasure(caller, request_id)
         if request.certificate is None:
-            raise MissingError("there is no certificate yet: the erasure is still on its way")
+            raise NotYetError("there is no certificate yet: the erasure is still on its way")
         return (caller.platform.home.root / request.certificate).read_bytes()
 
 

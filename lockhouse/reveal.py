@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from lockhouse.main import caller_of, json_option, tenant_option
 from lockhouse.output import note, show_json
+
+_PURPOSES = ["incident", "fraud", "legal", "support", "subject-request"]
+
+
+def purpose_option(default: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """Give the option that says what values are opened for."""
+    told = "What for; kept in the audit trail."
+    return click.option(
+        "--purpose", type=click.Choice(_PURPOSES), default=default, show_default=True, help=told
+    )
 
 
 @click.command("reveal", short_help="Open tokens: break glass, with a reason.")
@@ -19,13 +30,7 @@ from lockhouse.output import note, show_json
 )
 @click.option("--domain", help="The join domain of --token, such as ip.")
 @click.option("--reason", required=True, help="Why; kept in the audit trail.")
-@click.option(
-    "--purpose",
-    type=click.Choice(["incident", "fraud", "legal", "support", "subject-request"]),
-    default="incident",
-    show_default=True,
-    help="What for; kept in the audit trail.",
-)
+@purpose_option("incident")
 @tenant_option
 @json_option
 @click.pass_obj

@@ -42,7 +42,7 @@ def reveal(
         query = f"select {asked} from {table}" + (f" where {where}" if where else "")  # noqa: S608 - sandboxed
         found = pl.DataFrame(sandbox.run(query, limit + 1))
         if found.height > limit:
-            raise UsageError(f"more than {limit} rows: narrow --where")
+            raise UsageError(f"more than {limit} rows: narrow the condition")
         values = open_column(caller, domain, found[column], found[subject] if subject else None)
         caller.results["values"] = len(values)
         opened: list[str | None] = values.to_list()

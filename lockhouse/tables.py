@@ -122,9 +122,14 @@ def _as_json(values: pl.Series) -> pl.Series:
 def _plain(value: object) -> object:
     """Write what JSON and a terminal have no form for."""
     import datetime
+    from decimal import Decimal
+
+    from transforms.cells import plain_number
 
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, Decimal):
+        return plain_number(value)
     if isinstance(value, datetime.datetime | datetime.date):
         return value.isoformat()
     return value

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lockhouse.main import FAILED
+from lockhouse.main import FAILED, caller_of
 from lockhouse.output import note
 from lockhouse.serve import DEFAULT_PORT
 from orchestration.instance import CODE_SOCKET
@@ -56,12 +56,14 @@ def up_command(
       lockhouse up --listen-pcap 57012 --feed-device gateway-1
       tcpdump -U -w - | nc 127.0.0.1 57012
     """
+    from lockhouse.operations import bring_up
     from lockhouse.setup import prepare_home
     from orchestration.instance import write_workspace
 
     if host not in ("127.0.0.1", "localhost", "::1"):
         raise click.UsageError("Dagster's UI has no login: it listens on this machine only")
     platform, _ = prepare_home(home)
+    bring_up(caller_of(home, "default"))
     platform.landing.drop_folder("logins", "default").mkdir(parents=True, exist_ok=True)
     feed = _feed_command(platform, listen_pcap, feed_device, feed_tenant) if listen_pcap else {}
     with _alone(platform.home.locks / "up.lock") as lock:

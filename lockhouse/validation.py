@@ -10,6 +10,7 @@ import click
 
 from lockhouse.main import caller_of, json_option, tenant_option
 from lockhouse.output import note, program, show_json, show_table
+from lockhouse.reveal import purpose_option
 
 _key_option = click.option("--key", help="An idempotency key: the same again is the same request.")
 
@@ -63,14 +64,23 @@ def validation_status(home: Path | None, validation: str, tenant: str, as_json: 
 
 @validation_command.command("pii")
 @click.argument("validation")
+@click.option("--reason", default="", help="Why; kept in the audit trail.")
+@purpose_option("subject-request")
 @tenant_option
 @json_option
 @click.pass_obj
-def validation_pii(home: Path | None, validation: str, tenant: str, as_json: bool) -> None:
-    """Show the personal data of a validation, in clear. It is in the audit trail before it is opened."""
+def validation_pii(
+    home: Path | None, validation: str, reason: str, purpose: str, tenant: str, as_json: bool
+) -> None:
+    """Show the personal data of a validation, in clear. It is in the audit trail before it is opened.
+
+    \b
+    Example:
+      lockhouse validation pii 01a1fec0-df13-775c-9309-0840fda3ec81 --reason "ticket 17"
+    """
     from lockhouse.validation_operations import disclose_validation
 
-    result = disclose_validation(caller_of(home, tenant), validation)
+    result = disclose_validation(caller_of(home, tenant), validation, reason, purpose)
     if as_json:
         show_json(result)
     else:

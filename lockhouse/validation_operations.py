@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lockhouse.operations import Caller, checked_id
+from lockhouse.reveal_operations import PURPOSES
 from orchestration.resources import Platform, now
 from orchestration.validations import LISTENERS
 from stores.contracts import load_contract
@@ -61,10 +62,17 @@ def read_status(caller: Caller, validation: str) -> dict[str, Any]:
         }
 
 
-def disclose_validation(caller: Caller, validation: str) -> dict[str, Any]:
-    """Open the personal data of a validation. Raises: MissingError, GoneError; BusyError."""
-    named = checked_id(validation)
-    with caller.permitted(Right.DISCLOSE_VALIDATIONS, Action.VALIDATION_DISCLOSED, validation=named):
+def disclose_validation(
+    caller: Caller, validation: str, reason: str = "", purpose: str | None = None
+) -> dict[str, Any]:
+    """Open the personal data of a validation; purpose and reason are audited first.
+
+    Raises: MissingError, GoneError; NotYetError.
+    """
+    # Most who ask do so for the person, whose right it is (GDPR, article 15).
+    marks = {"validation": checked_id(validation), "purpose": purpose or PURPOSES[-1]}
+    marks |= {"reason": reason} if reason else {}
+    with caller.permitted(Right.DISCLOSE_VALIDATIONS, Action.VALIDATION_DISCLOSED, **marks):
         opened = caller.platform.validations.disclosure.open_record(caller.tenant, known_id(validation))
         caller.results["fields"] = len(opened)
         return {"validation": known_id(validation), "record": opened}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestration.validations import Surroundings, Validations
 from stores.access import Access
@@ -67,6 +68,9 @@ from transforms.audit import Action, Outcome
 from transforms.errors import UsageError
 from transforms.user_logins import describe_columns
 
+if TYPE_CHECKING:
+    from stores.spans import Spans
+
 
 def now() -> datetime:
     """Give the time, UTC: the platform's only clock."""
@@ -105,6 +109,16 @@ class Platform:
     def tables(self) -> Tables:
         """The Delta tables."""
         return Tables(self.home.lake, self.home.locks, self.settings.rollup_commits)
+
+    @cached_property
+    def spans(self) -> Spans | None:
+        """Where spans of requests go, None where none are made."""
+        if self.settings.service_spans_url is None:
+            return None
+        # Its libraries take a while to load, and most houses have no collector.
+        from stores.spans import open_spans
+
+        return open_spans(self.settings.service_spans_url)
 
     @cached_property
     def landing(self) -> Landing:

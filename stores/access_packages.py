@@ -25,7 +25,7 @@ from stores.database import ACCESS_REQUESTS, Database
 from stores.erasure_requests import DEADLINE
 from stores.home import Home, written_whole
 from stores.keys import TenantKeys
-from transforms.errors import ConflictError, DecryptionError, MissingError
+from transforms.errors import DecryptionError, GoneError, MissingError, NotYetError
 from transforms.pii.ciphers import GCM_NONCE_BYTES
 from transforms.pii.envelope import Place, open_sealed, seal
 
@@ -150,17 +150,17 @@ class AccessPackages:
     def open(self, request_id: str) -> Iterator[memoryview]:
         """Give the bytes of a package, in clear, piece by piece.
 
-        Raises: ConflictError where it is not ready; MissingError where it is gone; DecryptionError where a
+        Raises: NotYetError where it is not ready; GoneError where it is gone; DecryptionError where a
         piece does not verify, or one is missing.
         """
         request, sealed = self.find(request_id), self._row(request_id)["key"]
         if request.state is PackageState.REQUESTED:
-            raise ConflictError("the package is not made yet: ask again in a while")
+            raise NotYetError("the package is not made yet: ask again in a while")
         is_over = (
             request.expires_at is None or self._clock().isoformat(timespec="seconds") >= request.expires_at
         )
         if request.state is not PackageState.READY or sealed is None or is_over:
-            raise MissingError("the package is gone: it has expired, or its subject was erased")
+            raise GoneError("the package is gone: it has expired, or its subject was erased")
         file = self._path(request_id).open("rb")
         return self._pieces(file, request, self._opened(request_id, "key", sealed))
 

@@ -96,7 +96,7 @@ class DataSubjects:
         fitting = known or formed or possible
         if len(fitting) != 1:
             shown = ", ".join(one.domain for one in fitting) or "none"
-            raise UsageError(f"the identifier fits {len(fitting)} domains ({shown}): say which (--domain)")
+            raise UsageError(f"the identifier fits {len(fitting)} domains ({shown}): name the domain")
         return fitting[0]
 
     def renewed(self, subject: Subject) -> Subject:

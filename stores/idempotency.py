@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from stores.database import IDEMPOTENCY, Database
-from transforms.errors import BusyError, ConflictError
+from transforms.errors import NotYetError, UsageError
 
 # Clients that come again later than this begin anew.
 KEPT_FOR = timedelta(hours=24)
@@ -35,7 +35,7 @@ class Idempotency:
     def begin(self, tenant: str, principal: str, key: str, digest: str) -> Answer | None:
         """Begin a request under a key; gives the first one's answer where it was done before.
 
-        Raises: ConflictError where the key came with another request; BusyError while the first one runs.
+        Raises: UsageError where the key came with another request; NotYetError while the first one runs.
         """
         now = self._clock()
         mine = _of(tenant, principal, key)
@@ -44,11 +44,11 @@ class Idempotency:
             connection.execute(sa.delete(IDEMPOTENCY).where(old))
             row = connection.execute(sa.select(IDEMPOTENCY).where(mine)).first()
             if row is not None and row.digest != digest:
-                raise ConflictError("this idempotency key came with another request before")
+                raise UsageError("this idempotency key came with another request before")
             if row is not None and row.status is not None:
                 return Answer(row.status, row.response)
             if row is not None and row.created_at > (now - GIVEN_UP_AFTER).isoformat():
-                raise BusyError("the first request under this key is still being worked on")
+                raise NotYetError("the first request under this key is still being worked on")
             connection.execute(sa.delete(IDEMPOTENCY).where(mine))
             named = {"tenant": tenant, "principal": principal, "key": key, "digest": digest}
             connection.execute(

@@ -9,7 +9,7 @@ have sent. Whose data a part holds is not known, so an erasure takes all of the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import BinaryIO
 from stores.home import Home
 from stores.sealing import Sealer
 from transforms.errors import DecryptionError
-from transforms.pii.ciphers import keyed_digest
+from transforms.pii.ciphers import keyed_digest, keyed_digester
 
 _PIECE_BYTES = 1 << 20
 _TABLE = "uploads"
@@ -58,10 +58,14 @@ class KeptParts:
             if now.date() - _sealed_on(file) < _RENEWED_FOR:
                 os.utime(path, (now.timestamp(), now.timestamp()))
 
-    def has(self, principal: str, sha256: str) -> bool:
-        """Whether a sender's part is kept."""
-        path = self._path(self._digest(principal, sha256))
-        return bool(self._lasts) and path.exists() and not self._is_over(path)
+    def held(self, principal: str, digests: Collection[str]) -> set[str]:
+        """Give those of a sender's parts that are kept."""
+        if not self._lasts or not digests or not self._folder.is_dir():
+            return set()
+        there = {one.name for one in self._folder.iterdir()}
+        name = keyed_digester(self._sealer.keys.identity_key("part"), principal.encode())
+        paths = {one: self._folder / f"{name(bytes.fromhex(one)).hex()}.sealed" for one in digests}
+        return {one for one, path in paths.items() if path.name in there and not self._is_over(path)}
 
     def open(self, principal: str, sha256: str) -> Iterator[bytes]:
         """Give a part's bytes, in clear, piece by piece.

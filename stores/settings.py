@@ -114,6 +114,11 @@ class Settings(BaseSettings):
     service_behind_proxy: bool = Field(
         False, description="Whether a proxy in front of the service ends TLS, so that it may listen elsewhere."
     )
+    service_spans_url: str | None = Field(
+        None,
+        description="The OTLP/HTTP address that spans of requests are sent to, such as "
+        "http://127.0.0.1:4318/v1/traces; none are made without it.",
+    )
     service_requests_per_minute: int = Field(
         1200, ge=1, description="Requests a minute that each caller may make, before it is asked to wait."
     )

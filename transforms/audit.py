@@ -95,6 +95,7 @@ class Action(StrEnum):
     QUEUE_RECEIVED = "queue:messages:received"
     QUEUE_COUNTED = "queue:messages:counted"
     QUEUE_REDRIVEN = "queue:letters:redriven"
+    HOME_BROUGHT_UP = "home:processes:started"
     LEAKS_SCANNED = "home:leaks:scanned"
     RUN_FAILED = "dagster:run:failed"
     AUDIT_VERIFIED = "audit:trail:verified"

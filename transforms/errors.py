@@ -27,6 +27,7 @@
     ├── QueueError             Retryable  a message queue does not answer, or refuses
     ├── DatabaseError          Retryable  the application database cannot be reached
     ├── ServedError            Retryable  the served database cannot be reached, or refuses
+    ├── NotYetError            Retryable  it was asked for, and is still being made
     └── BusyError              Retryable  somebody else holds a lock or a commit was overtaken
 
 A message says what was met, what was expected and what to do. It names the column, the table or
@@ -98,7 +99,7 @@ class GoneError(MissingError):
 
 
 class ConflictError(UsageError):
-    """The request contradicts what came before it: another body under the same key, a changed part."""
+    """The request contradicts how things stand: a changed part, an end before everything is there."""
 
 
 class QueryError(UsageError):
@@ -168,6 +169,10 @@ class DatabaseError(LockhouseError, Retryable):
 
 class ServedError(LockhouseError, Retryable):
     """The served database cannot be reached, or refuses: a later run catches up."""
+
+
+class NotYetError(LockhouseError, Retryable):
+    """What was asked for is on its way: ask again in a while."""
 
 
 class BusyError(LockhouseError, Retryable):

@@ -28,7 +28,7 @@ from lockhouse.service import (
 )
 from lockhouse.service.doorkeeper import Doorkeeper, Meter
 from lockhouse.service.limits import Buckets
-from lockhouse.service.problems import Problem, add_handlers
+from lockhouse.service.problems import NEEDED, Problem, add_handlers
 from orchestration.resources import Platform
 
 _HERE = Path(__file__).parent
@@ -67,6 +67,8 @@ def make_application(platform: Platform, is_secure: bool = False) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=_go_on,
+        # The framework's own spans and logs would hold paths and texts of errors.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     platform.audit.sync_later(SYNC_AFTER_S)
     meter = Meter()
@@ -75,11 +77,13 @@ def make_application(platform: Platform, is_secure: bool = False) -> FastAPI:
     application.state.buckets = Buckets(platform.settings.service_requests_per_minute)
     application.state.attempts = Buckets(ATTEMPTS_PER_MINUTE)
     application.state.errands = Errands(platform)
+    # The framework keeps what is included to itself; whoever asks in a wrong way is told the right ones.
+    application.state.routes = [route for room in ROOMS for route in room.router.routes]
     for room in ROOMS:
         application.include_router(room.router)
     application.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     add_handlers(application)
-    _describe_problem(application)
+    _amend_document(application)
     application.add_middleware(Doorkeeper, platform=platform, meter=meter, is_secure=is_secure)
     return application
 
@@ -90,10 +94,12 @@ async def _go_on(application: FastAPI) -> AsyncIterator[None]:
     if await run_in_threadpool(count_errands, application.state.platform):
         application.state.errands.wake()
     yield
+    if application.state.platform.spans is not None:
+        await run_in_threadpool(application.state.platform.spans.close)
 
 
-def _describe_problem(application: FastAPI) -> None:
-    """Add the form of problems to the OpenAPI document, which knows only what routes return."""
+def _amend_document(application: FastAPI) -> None:
+    """Say in the OpenAPI document what the framework cannot know: the form of problems, what is needed."""
     made = application.openapi
 
     def openapi() -> dict[str, Any]:
@@ -103,6 +109,10 @@ def _describe_problem(application: FastAPI) -> None:
         # Ours takes the place of the framework's own, which would repeat what was sent.
         schemas.pop("HTTPValidationError", None)
         schemas.pop("ValidationError", None)
+        operations = [one for path in document["paths"].values() for one in path.values()]
+        for parameter in (named for one in operations for named in one.get("parameters", ())):
+            if parameter["schema"].pop(NEEDED, False):
+                parameter["required"] = True
         return document
 
     application.openapi = openapi  # type: ignore[method-assign]

@@ -12,6 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from transforms.errors import TooLargeError, UnreadableError, UsageError
 from transforms.streams import plain_blocks
 
+# Something must stand there that can be seen.
+NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
 # Fewer hops to a thread, and larger writes, than the few KiB in which a server gives a body.
 _WRITTEN_BYTES = 1 << 20
 

@@ -69,13 +69,15 @@ def _named(request: Request) -> Caller:
             bearer.tenant,
             scopes=who.scopes,
             marks={**marks, "client": who.client[:64]},
+            step=request.state.step,
         )
     session = session_of(request)
     if session is None:
         raise UnknownCallerError("a token or a session is needed")
     if request.method not in _SAFE_METHODS:
         check_csrf(request.headers.get("x-csrf-token", ""), session)
-    return Caller(platform, session.principal, session.tenant, marks={**marks, "client": "browser"})
+    marks["client"] = "browser"
+    return Caller(platform, session.principal, session.tenant, marks=marks, step=request.state.step)
 
 
 def check_csrf(given: str, session: Session) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from lockhouse.capture_operations import Opened, Window, opened_capture, reads_payload, summarise_capture
 from lockhouse.service.callers import Identified
-from lockhouse.service.problems import describe_problems
+from lockhouse.service.problems import NEEDED, describe_problems, make_problem
 from lockhouse.service.streaming import AuditedStream
 from transforms.capture.exports import MEDIA_TYPES, Format
 from transforms.errors import UsageError
@@ -24,12 +24,28 @@ router = APIRouter(
 _EXAMPLES = {"from": "2026-11-21T07:00:00Z", "to": "2026-11-21T08:00:00Z"}
 
 Device = Annotated[str, Path(max_length=128, description="The device's id.", examples=["router-7"])]
+_TIME = {
+    "anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "pattern": "^[0-9]{1,10}$"}],
+    # One of the names that others call it by may stand in its place, and those are not described.
+    NEEDED: True,
+}
 From = Annotated[
-    str | None, Query(alias="from", description="RFC 3339 or epoch seconds.", examples=[_EXAMPLES["from"]])
+    str | None,
+    Query(
+        alias="from",
+        description="RFC 3339 or epoch seconds.",
+        examples=[_EXAMPLES["from"]],
+        json_schema_extra=_TIME,
+    ),
 ]
 To = Annotated[
     str | None,
-    Query(alias="to", description="Where it ends, itself left out.", examples=[_EXAMPLES["to"]]),
+    Query(
+        alias="to",
+        description="Where it ends, itself left out; at most an hour later.",
+        examples=[_EXAMPLES["to"]],
+        json_schema_extra=_TIME,
+    ),
 ]
 # What Arkime and Stenographer call the same.
 StartTime = Annotated[str | None, Query(alias="startTime", include_in_schema=False)]
@@ -152,7 +168,8 @@ def download(
         span = parse_range(asked_range if if_range in (None, headers["ETag"]) else None, opened.size_bytes)
         if span is UNSATISFIABLE:
             caller.results["bytes"] = 0
-            return Response(status_code=416, headers={"Content-Range": f"bytes */{opened.size_bytes}"})
+            named = {"Content-Range": f"bytes */{opened.size_bytes}"}
+            return make_problem(request.state.request_id, 416, f"the file has {opened.size_bytes} bytes", named)
         first, end = span if isinstance(span, tuple) else (0, opened.size_bytes)
         if isinstance(span, tuple):
             headers["Content-Range"] = f"bytes {first}-{end - 1}/{opened.size_bytes}"

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lockhouse.operations import Caller
+from lockhouse.operations import Caller, take_no_time
 from lockhouse.service.problems import make_problem, report
 from orchestration.resources import DEFAULT_TENANT, Platform
 from transforms.audit import Action, Outcome
@@ -25,6 +25,7 @@ OPEN_PATHS = (
     "/favicon.ico",
 )
 NOBODY = "anonymous"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 HEADERS = (
     (
         b"content-security-policy",
@@ -74,6 +75,8 @@ class Doorkeeper:
         request_id = str(uuid_utils.uuid7())
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        span = self._platform.spans.begin(_traceparent(scope)) if self._platform.spans else None
+        state["step"] = span.step if span else take_no_time
         begun, status = time.perf_counter(), 0
 
         async def send_on(message: Message) -> None:
@@ -92,9 +95,12 @@ class Doorkeeper:
             if status == 0:
                 await make_problem(request_id, 500)(scope, receive, send_on)
         finally:
-            route = _route(scope)
-            self._meter.requests.labels(route, scope["method"], str(status)).inc()
+            route, method = _route(scope), _method(scope)
+            self._meter.requests.labels(route, method, str(status)).inc()
             self._meter.seconds.labels(route).observe(time.perf_counter() - begun)
+            if span is not None:
+                caller: Caller | None = state.get("caller")
+                span.end(method, route, status, request_id, caller.tenant if caller else None)
 
     def _record(self, scope: Scope, status: int) -> None:
         """Write down a request that no operation wrote down: who, which route, how it was answered."""
@@ -104,7 +110,7 @@ class Doorkeeper:
         outcome = (
             Outcome.DONE if status < 400 else Outcome.REFUSED if status in (401, 403, 429) else Outcome.FAILED
         )
-        marks: dict[str, str | int] = {"route": _route(scope), "method": scope["method"], "status": status}
+        marks: dict[str, str | int] = {"route": _route(scope), "method": _method(scope), "status": status}
         if caller is not None:
             caller.record(Action.REQUEST_ANSWERED, outcome, **marks)
             return
@@ -119,6 +125,17 @@ class Doorkeeper:
         if not path.startswith("/static/"):
             added.append((b"cache-control", b"no-store"))
         return [*headers, *((name, value) for name, value in added if name not in named)]
+
+
+def _method(scope: Scope) -> str:
+    """Give the method where it is one of HTTP's: any other word is the sender's own, and may be a value."""
+    return scope["method"] if scope["method"] in _METHODS else "_OTHER"
+
+
+def _traceparent(scope: Scope) -> str | None:
+    """Give the trace that a caller says its request belongs to."""
+    found = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
+    return found.decode("latin-1") if found is not None else None
 
 
 def _route(scope: Scope) -> str:

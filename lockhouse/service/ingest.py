@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
 from lockhouse.ingest_operations import (
@@ -27,7 +27,9 @@ from lockhouse.service.bodies import check_expansion, read_body, write_body
 from lockhouse.service.callers import Identified
 from lockhouse.service.problems import describe_problems
 from lockhouse.service.repeats import Key, answer_once, located
+from stores.contracts import produced
 from stores.home import sync
+from stores.landing import OF_DEVICES
 from stores.uploads import LARGEST_PART, MOST_PARTS, Part
 from transforms.errors import UsageError
 from transforms.verdicts import QUARANTINED
@@ -42,9 +44,26 @@ MOST_JUDGED, MOST_JUDGED_BYTES = 1000, 256 << 10
 MOST_FILE_BYTES = 64 << 20
 MOST_FILE_PLAIN_BYTES = 1 << 30
 
-Source = Annotated[str, Path(max_length=64, description="What the data are.", examples=["logins"])]
+# For the document: what is none of them is refused with all their names.
+_EVENT_SOURCES: dict[str, JsonValue] = {"enum": [*sorted(produced())]}
+_FILE_SOURCES: dict[str, JsonValue] = {"enum": [*sorted({*produced(), *OF_DEVICES})]}
+Source = Annotated[
+    str,
+    Path(description="What the events are.", examples=["logins"], json_schema_extra=_EVENT_SOURCES),
+]
+FileSource = Annotated[
+    str,
+    Path(description="What is in the file.", examples=["captures"], json_schema_extra=_FILE_SOURCES),
+]
+# A device's id names its folder in landing; the operation says so, in words of its own.
+_DEVICE: dict[str, JsonValue] = {"pattern": "^([^._/][^/]*)?$"}
 DeviceName = Annotated[
-    str | None, Query(max_length=128, description="Whose captures they are; without it by address.")
+    str | None,
+    Query(
+        max_length=128,
+        description="Whose captures they are, without it by address; of captures alone.",
+        json_schema_extra=_DEVICE,
+    ),
 ]
 Number = Annotated[int, Path(ge=0, lt=MOST_PARTS, description="The part's number, from 0.")]
 
@@ -97,8 +116,8 @@ class PromisedFile(BaseModel):
     """A file that will be sent by parts."""
 
     model_config = ConfigDict(extra="forbid")
-    source: str = Field(max_length=64, examples=["captures"])
-    device: str | None = Field(None, max_length=128, examples=["router-7"])
+    source: str = Field(max_length=64, examples=["captures"], json_schema_extra=_FILE_SOURCES)
+    device: str | None = Field(None, max_length=128, examples=["router-7"], json_schema_extra=_DEVICE)
     sha256: str = Field(pattern="^[0-9a-f]{64}$", examples=["0" * 64], description="Of the whole file.")
     parts: list[PromisedPart] = Field(min_length=1, max_length=MOST_PARTS)
 
@@ -126,17 +145,23 @@ _EVENTS = {
         "description": "A JSON array, or one JSON object a line; plain, gzip or zstd.",
         "content": {
             "application/x-ndjson": {
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "minLength": 1, "pattern": "[^ \\t\\n\\r\\v\\f]"},
                 "example": '{"user_id": "u-1", "ip": "192.0.2.7", "device_type": "ios"}\n',
             },
-            "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
+            # Anything is taken: what is no event is told of each record, and kept in quarantine.
+            "application/json": {
+                "schema": {"description": "An array of events; an event alone is one, too."},
+                "example": [{"user_id": "u-1", "ip": "192.0.2.7", "device_type": "ios"}],
+            },
         },
     }
 }
 _BYTES = {
     "requestBody": {
         "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}}
+        },
     }
 }
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"description": "It has landed", "model": Accepted}}
@@ -191,7 +216,7 @@ def _landed_once(caller: Caller, source: str, content: bytes, key: str | None) -
 async def put_file(
     request: Request,
     caller: Identified,
-    source: Source,
+    source: FileSource,
     name: Annotated[str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._ -]{0,127}$", examples=["router.pcap"])],
     device: DeviceName = None,
 ) -> JSONResponse:
@@ -204,7 +229,8 @@ async def put_file(
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         delivery["path"] = draft
         with open(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as file:  # noqa: PTH123 - a mode
-            await write_body(request, file, MOST_FILE_BYTES)
+            if not await write_body(request, file, MOST_FILE_BYTES):
+                raise UsageError("the body is empty: send the file's bytes")
         await run_in_threadpool(check_expansion, draft, MOST_FILE_PLAIN_BYTES)
         await run_in_threadpool(sync, draft)
         await run_in_threadpool(stack.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,8 @@ _MOST_FORM_BYTES = 1 << 16
 _PLOT = (600.0, 120.0)
 _HOUR = timedelta(hours=1)
 _SHOWN = 50
+# Times of the trail are in UTC, all of them, and people need not be told with each.
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.0+)?\+00:00$")
 
 
 class Person:
@@ -51,7 +54,9 @@ class Person:
         """Take the session of the request."""
         marks = {"request": str(request.state.request_id), "client": "browser"}
         self.session = session
-        self.caller = Caller(platform_of(request), session.principal, session.tenant, marks=marks)
+        self.caller = Caller(
+            platform_of(request), session.principal, session.tenant, marks=marks, step=request.state.step
+        )
         request.state.caller = self.caller
 
 
@@ -182,7 +187,8 @@ def has_right(caller: Caller, right: Right) -> bool:
 def _marks_of(parameters: str) -> list[tuple[str, str]]:
     """Give what an entry says beside who, what and when; the request's own id tells people nothing."""
     found = json.loads(parameters).items()
-    return [(name.replace("_", " "), str(value)) for name, value in found if name != "request" and value]
+    told = [(name.replace("_", " "), str(value)) for name, value in found if name != "request" and value]
+    return [(name, _TIME.sub(r"\1 \2", value)) for name, value in told]
 
 
 @router.get("/access")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from transforms.errors import (
     BusyError,
@@ -21,6 +23,7 @@ from transforms.errors import (
     GoneError,
     LockhouseError,
     MissingError,
+    NotYetError,
     QueryError,
     QuotaError,
     RefusedError,
@@ -39,12 +42,16 @@ _STATUS: tuple[tuple[type[LockhouseError], int], ...] = (
     (MissingError, 404),
     (ErasedSubjectError, 409),
     (ConflictError, 409),
+    (NotYetError, 409),
     (TooLargeError, 413),
     (UsageError, 422),
     (UnreadableError, 422),
     (QuotaError, 429),
     (BusyError, 503),
 )
+# Marks a parameter as required in the document, though the code takes it as optional.
+NEEDED = "x-required"
+_COMMAND = re.compile(r": `lockhouse [^`]*` shows them$")
 _log = logging.getLogger("lockhouse.service")
 
 
@@ -107,7 +114,8 @@ def detail_of(error: LockhouseError) -> str:
     """Say what went wrong; what a database says of a query is left out, since it quotes the query."""
     if isinstance(error, QueryError) and "stopped after" not in str(error):
         return "the query does not run: it must be one reading statement over the tables of /v1/tables"
-    return str(error)
+    # What the command line could show is no help to whoever has none.
+    return _COMMAND.sub("", str(error))
 
 
 def _answer_ours(request: Request, error: Exception) -> JSONResponse:
@@ -117,7 +125,7 @@ def _answer_ours(request: Request, error: Exception) -> JSONResponse:
         headers["WWW-Authenticate"] = 'Bearer realm="lockhouse"'
     if isinstance(error, QuotaError):
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    if isinstance(error, BusyError):
+    if isinstance(error, BusyError | NotYetError):
         headers["Retry-After"] = "1"
     status = status_of(error)
     if status == 500:
@@ -139,7 +147,19 @@ def _place(error: Mapping[str, Any]) -> list[str]:
 
 def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
-    return make_problem(request.state.request_id, error.status_code, None, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods_of(request)))
+    return make_problem(request.state.request_id, error.status_code, None, headers)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """Give every method of the address that was asked: each route tells of its own alone."""
+    found: set[str] = set()
+    for route in request.app.state.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= set(getattr(route, "methods", None) or ())
+    return found
 
 
 def report(error: BaseException) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import Header
+from fastapi import Header, Request
 from fastapi.responses import JSONResponse
 
 from lockhouse.operations import Caller
@@ -17,7 +17,7 @@ Key = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern=r"^[A-Za-z0-9._:-]{1,128}$",
-        description="The same key again gives the first answer, for a day.",
+        description="The same key again gives the first answer, for a day at least.",
     ),
 ]
 
@@ -27,7 +27,7 @@ def answer_once(
 ) -> JSONResponse:
     """Do something once for a key; the request is known by a keyed digest of it.
 
-    Raises: ConflictError where the key came with another request; BusyError while the first one runs.
+    Raises: UsageError where the key came with another request; NotYetError while the first one runs.
     """
     if key is None:
         return located(*act())
@@ -42,6 +42,15 @@ def answer_once(
         raise
     store.finish(*who, Answer(status, json.dumps(body)))
     return located(status, body)
+
+
+def ask_once(
+    request: Request, caller: Caller, key: str | None, asked: bytes, act: Callable[[], dict[str, Any]]
+) -> JSONResponse:
+    """Write down a request of a data subject, once for a key, and have it done by a process of its own."""
+    answer = answer_once(caller, key, asked, lambda: (202, act()))
+    request.app.state.errands.wake()
+    return answer
 
 
 def located(status: int, body: dict[str, Any]) -> JSONResponse:

@@ -18,15 +18,17 @@ from lockhouse.privacy_operations import (
     find_subject,
     list_access,
     list_erasures,
+    list_subject_domains,
     opened_package,
     preview_erasure,
     read_access,
     read_certificate,
     read_erasure,
 )
+from lockhouse.service.bodies import NOT_BLANK
 from lockhouse.service.callers import Identified
 from lockhouse.service.problems import describe_problems
-from lockhouse.service.repeats import Key, answer_once, located
+from lockhouse.service.repeats import Key, ask_once, located
 from lockhouse.service.streaming import AuditedStream
 from stores.access_packages import AccessRequest, PackageState
 from transforms.ranges import attachment
@@ -39,9 +41,19 @@ router = APIRouter(
 ZIP = "application/zip"
 _EXAMPLE = "5082b1ae-6523-4e3b-a1d8-9750b4407ee8"
 
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Domain = Annotated[str | None, Field(max_length=64, description="What it is of, where it could be several.")]
-Reason = Annotated[str, Field(min_length=1, max_length=200, description="Kept in the audit trail, readable.")]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=NOT_BLANK)]
+Domain = Annotated[
+    str | None,
+    Field(
+        description="What it is of, where it could be several: that of a person who is known, or a UUID, "
+        "needs none.",
+        json_schema_extra={"anyOf": [{"enum": list_subject_domains()}, {"type": "null"}]},
+    ),
+]
+Reason = Annotated[
+    str,
+    Field(min_length=1, max_length=200, pattern=NOT_BLANK, description="Kept in the audit trail, readable."),
+]
 RequestId = Annotated[str, Path(max_length=64, description="The request's id.")]
 
 
@@ -149,12 +161,10 @@ def post_find(caller: Identified, named: Named) -> dict[str, Any]:
 def post_access(request: Request, caller: Identified, asked: AccessAsked, key: Key = None) -> JSONResponse:
     """Ask for the package (GDPR, article 15): it is made, sealed, and can be fetched for seven days."""
 
-    def ask() -> tuple[int, dict[str, Any]]:
-        return 202, describe_access(ask_access(caller, asked.id, asked.domain, asked.reason))
+    def ask() -> dict[str, Any]:
+        return describe_access(ask_access(caller, asked.id, asked.domain, asked.reason))
 
-    answer = answer_once(caller, key, b"access/" + asked.model_dump_json().encode(), ask)
-    request.app.state.errands.wake()
-    return answer
+    return ask_once(request, caller, key, b"access/" + asked.model_dump_json().encode(), ask)
 
 
 @router.get("/access", summary="Access requests", response_model=AccessStates)
@@ -204,12 +214,10 @@ def post_erasure(request: Request, caller: Identified, asked: ErasureAsked, key:
         preview = preview_erasure(caller, asked.ids, asked.domain)
         return located(200, {**preview, "self": None})
 
-    def ask() -> tuple[int, dict[str, Any]]:
-        return 202, describe_erasure(ask_erasure(caller, asked.ids, asked.domain, asked.reason))
+    def ask() -> dict[str, Any]:
+        return describe_erasure(ask_erasure(caller, asked.ids, asked.domain, asked.reason))
 
-    answer = answer_once(caller, key, b"erasures/" + asked.model_dump_json().encode(), ask)
-    request.app.state.errands.wake()
-    return answer
+    return ask_once(request, caller, key, b"erasures/" + asked.model_dump_json().encode(), ask)
 
 
 @router.get("/erasures", summary="Erasure requests", response_model=ErasureStates)

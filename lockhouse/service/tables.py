@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -13,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lockhouse.operations import list_tables, run_sql
 from lockhouse.reveal_operations import reveal
+from lockhouse.service.bodies import NOT_BLANK
 from lockhouse.service.callers import Identified
 from lockhouse.service.problems import describe_problems
+from transforms.cells import plain_number
 
 router = APIRouter(
     prefix="/v1", tags=["tables"], responses=describe_problems(400, 401, 403, 404, 413, 422, 429)
@@ -66,7 +69,7 @@ class Reveal(BaseModel):
     table: str = Field(max_length=128, examples=["masked.logins"])
     column: str = Field(max_length=128, examples=["ip_token"])
     where: str = Field("", max_length=10_000, examples=["event_date = date '2026-11-21'"])
-    reason: str = Field(min_length=1, max_length=200, examples=["ticket 17"])
+    reason: str = Field(min_length=1, max_length=200, pattern=NOT_BLANK, examples=["ticket 17"])
     purpose: Literal["incident", "fraud", "legal", "support", "subject-request"] = "incident"
 
 
@@ -146,6 +149,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds
         return [_plain(one) for one in value]
     if isinstance(value, float):
         return value if value - value == 0 else None
+    if isinstance(value, Decimal):
+        return plain_number(value)
     if value is None or isinstance(value, str | int | bool):
         return value
     return value.hex() if isinstance(value, bytes) else str(value)

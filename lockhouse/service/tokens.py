@@ -14,6 +14,7 @@ from lockhouse.operations import Caller
 from lockhouse.service.bodies import read_body
 from lockhouse.service.callers import platform_of
 from lockhouse.service.limits import Buckets
+from lockhouse.service.problems import describe_problems
 from stores.tokens import LASTS_S
 from transforms.access import Right
 from transforms.audit import Action, Outcome
@@ -53,6 +54,7 @@ _ERROR = {"content": {"application/json": {"schema": {"type": "object"}}}}
     responses={
         400: {"description": "The request is no good", **_ERROR},
         401: {"description": "Client or secret is wrong", **_ERROR},
+        **describe_problems(413, 429),
     },
 )
 async def issue_token(request: Request) -> JSONResponse:
@@ -74,7 +76,8 @@ def _issued(request: Request, body: bytes) -> JSONResponse:
         client = platform.access.clients.authenticate(name, secret)
     except RefusedError:
         return _refused(401, "invalid_client")
-    caller = Caller(platform, client.principal, client.tenant, marks={"request": request.state.request_id})
+    marks = {"request": request.state.request_id}
+    caller = Caller(platform, client.principal, client.tenant, marks=marks, step=request.state.step)
     request.state.caller = caller
     try:
         scopes = narrow_scopes(form.get("scope", ""), client.scopes)

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Header, Path, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from lockhouse.service.bodies import read_body
+from lockhouse.service.bodies import NOT_BLANK, read_body
 from lockhouse.service.callers import Identified
 from lockhouse.service.problems import describe_problems
+from lockhouse.service.repeats import Key
 from lockhouse.validation_operations import (
     delete_validation,
     disclose_validation,
@@ -49,12 +50,13 @@ Validation = Annotated[
         max_length=64, description="The validation's UUID.", examples=["01a1fec0-df13-775c-9309-0840fda3ec81"]
     ),
 ]
-Key = Annotated[
+Reason = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key",
-        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
-        description="The same key again is the same request, for a month.",
+        alias="X-Reason",
+        pattern=r"^[ -~]{1,200}$",
+        description="Why; kept in the audit trail, readable.",
+        examples=["ticket 17"],
     ),
 ]
 
@@ -100,11 +102,21 @@ class Deleted(BaseModel):
     deleted: str
 
 
+# What the forms of the contract take, as JSON Schema says it.
+_FORMS = {
+    "account": {"pattern": NOT_BLANK},
+    "date": {"format": "date"},
+    "phone": {"pattern": r"^(\+|00)[1-9]([ ().\/-]*[0-9]){6,14}$"},
+}
+
+
 def _schema_of(declared: Declared, *, is_nullable: bool) -> dict[str, Any]:
     described: dict[str, Any] = {
         "type": ["string", "null"] if is_nullable else "string",
+        "minLength": 1,
         "maxLength": declared.max_length,
         "description": declared.description,
+        **_FORMS.get(declared.format or "", {}),
     }
     return described | ({"pattern": declared.pattern} if declared.pattern else {})
 
@@ -148,9 +160,10 @@ def get_validation(caller: Identified, validation: Validation) -> dict[str, Any]
 
 
 @router.get("/{validation}/pii", summary="The personal data of a validation", response_model=Disclosed)
-def get_pii(caller: Identified, validation: Validation) -> dict[str, Any]:
-    """Open the data. It is in the audit trail before the first field is opened."""
-    return disclose_validation(caller, validation)
+def get_pii(caller: Identified, validation: Validation, reason: Reason = None) -> dict[str, Any]:
+    """Open the data. Who, what for (`X-Purpose`) and why are in the audit trail before a field is opened."""
+    # A reason in the address would end up in the logs of whatever stands in front.
+    return disclose_validation(caller, validation, reason or "", caller.marks.get("purpose"))
 
 
 @router.patch(

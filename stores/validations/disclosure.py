@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from stores.validations.handles import Handle
 from stores.validations.low_store import FULFILLED, PENDING
 from stores.validations.request_journal import RequestJournal
-from transforms.errors import BusyError
+from transforms.errors import NotYetError
 from transforms.validations.events import moment_of
 
 
@@ -45,11 +45,11 @@ class Disclosure:
     def open_record(self, tenant: str, validation: str) -> dict[str, str]:
         """Give the personal data of a validation, in clear.
 
-        Raises: MissingError, GoneError; BusyError while the latest change is not stored yet.
+        Raises: MissingError, GoneError; NotYetError while the latest change is not stored yet.
         """
         entry = self._journal.find(tenant, validation)
         found = self._high.get(tenant, validation)
         if found is None or found.change != entry.change:
-            raise BusyError("the data are not stored yet: try again, or start `lockhouse worker`")
+            raise NotYetError("the data are not stored yet: try again, or start `lockhouse worker`")
         opened: dict[str, str] = self._keys.decrypt(tenant, validation, found.fields)
         return opened

@@ -39,7 +39,7 @@ class ValidationIntake:
 
         Of many requests, all but the last may be told of later: they are in the outbox.
 
-        Raises: ErasedSubjectError where they were erased; ConflictError where the key came with another one.
+        Raises: ErasedSubjectError where they were erased; UsageError where the key came with another one.
         """
         known = self._journal.find_marked(tenant, mark) if mark else None
         if known is not None:

@@ -17,7 +17,7 @@ import uuid_utils
 
 from stores.database import VALIDATION_EVENTS, VALIDATION_KEYS, VALIDATION_REQUESTS, Database
 from stores.validations.event_outbox import EventOutbox
-from transforms.errors import ConflictError, GoneError, MissingError
+from transforms.errors import GoneError, MissingError, UsageError
 from transforms.validations.events import Event, EventType, following, moment_of
 
 # A client that comes again later than this begins anew.
@@ -58,7 +58,7 @@ class RequestJournal:
     def find_marked(self, tenant: str, mark: RequestMark) -> str | None:
         """Give the validation that came under a key before.
 
-        Raises: ConflictError where it came with something else.
+        Raises: UsageError where it came with something else.
         """
         with self._database.begin() as connection:
             return _marked(connection, tenant, mark)
@@ -88,7 +88,7 @@ class RequestJournal:
     ) -> str:
         """Put changed fields to those that were left alone; give the change's id.
 
-        Raises: MissingError, GoneError; ConflictError where the key came with something else.
+        Raises: MissingError, GoneError; UsageError where the key came with something else.
         """
         with self._database.begin() as connection:
             entry = _live(connection, tenant, validation)
@@ -159,7 +159,7 @@ def _marked(connection: sa.Connection, tenant: str, mark: RequestMark) -> str | 
     row = connection.execute(sa.select(VALIDATION_KEYS).where(mine)).first()
     # What was deleted is not held against its key any more: only that it was here is still known.
     if row is not None and row.body not in (None, mark.body):
-        raise ConflictError("this idempotency key came with another request before")
+        raise UsageError("this idempotency key came with another request before")
     return str(row.validation) if row is not None else None
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from orchestration.resources import Platform
 from stores import users as users_module
+from stores.settings import load_settings
 
 Call = Callable[..., Any]
 
@@ -107,6 +109,16 @@ def test_whoever_holds_no_role_is_refused(place: Path, lockhouse: Call, eve: str
     refused = lockhouse(*command, home=place)
     assert refused.code == 3
     assert eve in refused.err
+
+
+def test_up_says_what_to_do_before_it_starts_anything(place: Path, lockhouse: Call, eve: str):
+    refused = lockhouse("up", home=place)
+    assert refused.code == 3
+    assert f"lockhouse role add {eve} operator" in refused.err
+    assert "Starting" not in refused.err
+    assert not (place / "dagster" / "logs").exists()
+    entry = Platform(load_settings(place)).audit.entries("default", 1)[0]
+    assert (entry.principal, entry.action, entry.outcome) == (eve, "home:processes:started", "refused")
 
 
 def test_an_operator_of_one_tenant_changes_nobody_elsewhere(

@@ -132,6 +132,16 @@ def test_one_validation_from_submission_to_deletion(call: Call, copied: tuple[Pa
     assert (status["status"], status["decision"], status["reasons"]) == ("fulfilled", "accepted", [])
     opened = call("validation", "pii", validation, "--json", home=home).json["record"]
     assert opened == request_of(20)
+    why = ("--reason", "letter 18", "--purpose", "legal")
+    assert call("validation", "pii", validation, *why, "--json", home=home).json["record"] == opened
+    entries = call("audit", "list", "--limit", "40", "--json", home=home).json["entries"]
+    marks = [json.loads(one["parameters"]) for one in entries if one["action"] == "validations:data:disclosed"]
+    told = {(one["outcome"], one["action"]) for one in entries if one["action"].startswith("validations:data")}
+    assert {outcome for outcome, _ in told} >= {"allowed", "done"}
+    assert {(one["purpose"], one.get("reason")) for one in marks} >= {
+        ("subject-request", None),
+        ("legal", "letter 18"),
+    }
 
     change = write(tmp_path / "change.json", {"phone_number": "+10000000000", "address_city": None})
     updated = call("validation", "update", validation, change, "--json", home=home)

@@ -1,9 +1,7 @@
-# ruff: noqa: S608 - queries that attackers would send
-"""What attackers try, each refused; and canaries through every endpoint, found nowhere."""
+"""What attackers try, each refused."""
 
 import base64
 import json
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +12,6 @@ from starlette.testclient import TestClient
 
 from lockhouse.serve import plan_serving
 from lockhouse.service.limits import Buckets
-from stores.leaks import default_exclusions, scan
 from stores.settings import Settings
 from transforms.errors import QuotaError, UsageError
 
@@ -171,6 +168,16 @@ def test_what_is_missing_is_told_by_readiness(house: Any, monkeypatch: pytest.Mo
     assert (answer.status_code, answer.json()["checks"]["database"]) == (503, False)
 
 
+def test_a_wrong_method_is_told_every_right_one(asked: TestClient):
+    for path, allowed in (
+        ("/v1/subjects/access", "GET, POST"),
+        ("/v1/devices/router-7/capture", "GET, HEAD"),
+        ("/v1/validations/01a1fec0-df13-775c-9309-0840fda3ec81", "DELETE, GET, PATCH"),
+    ):
+        answer = asked.request("OPTIONS", path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 # -- SQL ----------------------------------------------------------------------------------------
 
 
@@ -178,7 +185,10 @@ def test_rows_come_as_json_csv_and_arrow_and_no_more_than_asked_for(asked: TestC
     import pyarrow as pa
 
     headers = house.issue("d-analyst")
-    query = "select record_offset, [1, 2] as pair, 'nan'::double as odd from masked.packets order by 1"
+    query = (
+        "select record_offset, [1, 2] as pair, 'nan'::double as odd, 7::hugeint as whole, 1.50 as part "
+        "from masked.packets order by 1"
+    )
     for form in ("json", "csv", "arrow"):
         body = {"query": query, "format": form, "limit": 3}
         answer = asked.post("/v1/sql", json=body, headers=headers)
@@ -186,7 +196,8 @@ def test_rows_come_as_json_csv_and_arrow_and_no_more_than_asked_for(asked: TestC
         assert answer.headers["lockhouse-truncated"] == "true"
         if form == "json":
             assert len(answer.json()["rows"]) == 3
-            assert answer.json()["rows"][0]["odd"] is None
+            first = answer.json()["rows"][0]
+            assert (first["odd"], first["whole"], first["part"]) == (None, 7, "1.50")
         elif form == "csv":
             assert len(answer.text.splitlines()) == 4
         else:
@@ -221,133 +232,3 @@ def test_a_query_that_takes_too_long_is_stopped(house: Any):
         answer = client.post("/v1/sql", json={"query": slow}, headers=house.issue("d-analyst"))
     assert answer.status_code == 422
     assert "stopped after 0.3 seconds" in answer.json()["detail"]
-
-
-# -- canaries -----------------------------------------------------------------------------------
-
-CANARY = "canary-jane.roe@example.org"
-
-
-def everywhere(value: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Requests with a value in every place where one fits."""
-    quoted = value.replace("@", "%40")
-    digest = "a" * 64
-    return [
-        ("GET", f"/v1/devices/{quoted}/capture?{WINDOW}", {}),
-        ("GET", f"/v1/devices/{quoted}/packets-per-minute?{WINDOW}", {}),
-        ("GET", f"/v1/devices/router-7/capture?from={quoted}&to={quoted}&format={quoted}", {}),
-        ("GET", f"/v1/devices/{quoted}/readers", {}),
-        ("POST", f"/v1/events/{quoted}", {"content": value.encode()}),
-        ("POST", "/v1/sql", {"json": {"query": f"select '{value}' from nothing"}}),
-        ("POST", "/v1/sql", {"json": {"query": f"select '{value}'::int"}}),
-        ("POST", "/v1/sql", {"json": {"query": "select 1", value: value, "limit": value, "format": value}}),
-        (
-            "POST",
-            "/v1/sql",
-            {"content": b'{"query": "' + value.encode(), "headers": {"Content-Type": "application/json"}},
-        ),
-        ("POST", "/v1/reveal", {"json": {"table": value, "column": value, "where": value, "reason": "t"}}),
-        (
-            "POST",
-            "/v1/reveal",
-            {
-                "json": {
-                    "table": "masked.packets",
-                    "column": "device_token",
-                    "where": f"device_token = '{value}'",
-                    "reason": "t",
-                }
-            },
-        ),
-        ("PUT", f"/v1/files/logins/{quoted}", {"content": b"{}"}),
-        ("PUT", f"/v1/files/{quoted}/a?device={quoted}", {"content": b"{}"}),
-        (
-            "POST",
-            "/v1/uploads",
-            {
-                "json": {
-                    "source": value,
-                    "device": value,
-                    "sha256": digest,
-                    "parts": [{"sha256": digest, "bytes": 1}],
-                }
-            },
-        ),
-        ("GET", f"/v1/uploads/{quoted}", {}),
-        ("POST", f"/v1/uploads/{quoted}/complete", {}),
-        ("GET", f"/v1/jobs/{quoted}", {}),
-        ("GET", f"/v1/audit?before={quoted}", {}),
-        ("GET", f"/v1/tables?after={quoted}&limit={quoted}", {}),
-        ("GET", f"/{quoted}", {}),
-        (
-            "POST",
-            "/oauth/token",
-            {
-                "data": {
-                    "grant_type": "client_credentials",
-                    "client_id": value,
-                    "client_secret": value,
-                    "scope": value,
-                }
-            },
-        ),
-        ("GET", "/v1/tables", {"headers": {"X-Purpose": value}}),
-        *of_people(value, quoted),
-        ("POST", "/sign-in", {"data": {"name": value, "password": value, "tenant": value}}),
-    ]
-
-
-def of_people(value: str, quoted: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Requests about people; an identifier is a value that every one of them brings."""
-    asked: list[tuple[str, str, dict[str, Any]]] = []
-    for domain in ("user", "device", None, value):
-        named = {"id": value, "domain": domain}
-        several = {"ids": [value], "domain": domain}
-        asked += [
-            ("POST", "/v1/subjects/find", {"json": named}),
-            ("POST", "/v1/subjects/access", {"json": named}),
-            ("POST", "/v1/subjects/erasures", {"json": {**several, "dry_run": True}}),
-            ("POST", "/v1/subjects/erasures", {"json": {**several, value: value, "dry_run": value}}),
-        ]
-    # Somebody of whom nothing is known is erased as well: a tombstone, and no word of whom.
-    asked.append(("POST", "/v1/subjects/erasures", {"json": {"ids": [value], "domain": "device"}}))
-    places = ("access/{}", "access/{}/package", "erasures/{}", "erasures/{}/certificate")
-    asked += [("GET", f"/v1/subjects/{place.format(quoted)}", {}) for place in places]
-    asked += [("POST", f"/v1/approvals/{quoted}/{word}", {}) for word in ("grant", "refuse")]
-    asked += [("GET", f"/sign-in/callback?code={quoted}&state={quoted}&error={quoted}&iss={quoted}", {})]
-    asked += [("POST", "/subjects", {"data": {"id": value, "domain": value, "act": "find", "csrf": value}})]
-    return asked
-
-
-def test_a_value_that_is_sent_anywhere_is_echoed_and_kept_nowhere(
-    asked: TestClient, house: Any, caplog: pytest.LogCaptureFixture
-):
-    caplog.set_level(logging.DEBUG)
-    for method, path, body in everywhere(CANARY):
-        headers = {**house.issue("d-operator"), **body.get("headers", {})}
-        answer = asked.request(method, path, **{**body, "headers": headers})
-        assert answer.status_code < 500, (method, path, answer.status_code, answer.text)
-        assert CANARY not in answer.text, path
-        assert all(CANARY not in value for value in answer.headers.values()), path
-    assert CANARY not in asked.get("/metrics").text
-    ours = [one.getMessage() for one in caplog.records if one.name.startswith(("lockhouse", "uvicorn"))]
-    assert not any(CANARY in one for one in ours)
-    for tenant in ("default", "acme"):
-        assert not any(CANARY in one.parameters + one.principal for one in house.entries(tenant))
-    home = house.platform.home
-    assert scan(home.root, [CANARY], exclude=default_exclusions(home)).hits == []
-
-
-def test_an_unexpected_error_says_nothing_of_what_it_met(
-    house: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    def broken(*_: object) -> None:
-        raise RuntimeError(f"failed for {CANARY}")
-
-    monkeypatch.setattr("lockhouse.service.tables.list_tables", broken)
-    with house.client() as client:
-        answer = client.get("/v1/tables", headers=house.issue("d-analyst"))
-    assert answer.status_code == 500
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert CANARY not in answer.text + caplog.text
-    assert "RuntimeError" in caplog.text

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from starlette.testclient import TestClient
 
 from orchestration.resources import Platform
 from stores.contracts import load_contract
+from stores.idempotency import KEPT_FOR
 from stores.leaks import default_exclusions, scan
+from stores.validations.request_journal import KEYS_KEPT_FOR
 from transforms.pii.siv import encrypt_column
 from transforms.pii.synthetic import canary_values, is_telling
 from transforms.validations.matrix import SUBSCRIPTIONS
@@ -55,7 +58,7 @@ def test_the_whole_way_from_a_request_to_a_masked_row(asked: TestClient, house: 
     path = f"/v1/validations/{answer.json()['validation']}"
     pending = asked.get(path, headers=headers).json()
     assert (pending["status"], pending["decision"]) == ("pending", None)
-    assert asked.get(f"{path}/pii", headers=headers).status_code == 503
+    assert asked.get(f"{path}/pii", headers=headers).status_code == 409
     work(house)
     status = asked.get(path, headers=headers).json()
     assert (status["status"], status["decision"], status["reasons"]) == ("fulfilled", "accepted", [])
@@ -109,7 +112,7 @@ def test_a_key_makes_a_request_the_same_and_another_body_is_refused(
     first = submit(asked, headers, body, **key)
     spelt = {**body, "phone_number": "+12025550123", "username": body["username"].upper()}
     assert submit(asked, headers, spelt, **key).json() == first.json()
-    assert submit(asked, headers, request_of(), **key).status_code == 409
+    assert submit(asked, headers, request_of(), **key).status_code == 422
     assert submit(asked, house.issue("a-client"), body, **key).json() != first.json()
     path = f"/v1/validations/{first.json()['validation']}"
     change = {"full_name": "Another Name"}
@@ -227,6 +230,11 @@ def test_a_disclosure_is_in_the_trail_before_and_after(asked: TestClient, house:
     assert [allowed.outcome, done.outcome] == ["allowed", "done"]
     assert {allowed.action, done.action} == {"validations:data:disclosed"}
     assert json.loads(done.parameters)["purpose"] == "case 7"
+    headers = {**headers, "X-Reason": "letter 18"}
+    assert asked.get(f"{path}/pii", headers=headers).status_code == 200
+    told = json.loads(house.entries()[-2].parameters)
+    assert (told["purpose"], told["reason"]) == ("subject-request", "letter 18")
+    assert asked.get(f"{path}/pii", headers={**headers, "X-Reason": "\x7f"}).status_code == 422
 
 
 def test_nothing_that_was_sent_by_any_route_can_be_read_in_the_home(
@@ -257,3 +265,12 @@ def test_nothing_that_was_sent_by_any_route_can_be_read_in_the_home(
     assert [value for value in canaries for answer in answers if value in answer.text] == []
     report = scan(house.platform.home.root, canaries, exclude=default_exclusions(house.platform.home))
     assert ([(one.file, one.place) for one in report.hits], report.unreadable) == ([], [])
+
+
+def test_a_key_is_kept_for_as_long_as_its_one_declaration_says(asked: TestClient):
+    document = asked.get("/v1/openapi.json").json()
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    every = [one for each in operations for one in each.get("parameters", [])]
+    told = [one["description"] for one in every if one["name"] == "Idempotency-Key"]
+    assert (len(told), set(told)) == (6, {"The same key again gives the first answer, for a day at least."})
+    assert min(KEPT_FOR, KEYS_KEPT_FOR) == timedelta(days=1)
