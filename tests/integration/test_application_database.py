@@ -22,7 +22,7 @@ from stores.idempotency import Answer
 from stores.settings import Settings, load_settings
 from transforms.access import Role
 from transforms.audit import Action, Outcome, first_bad
-from transforms.errors import BusyError, ConflictError, DatabaseError, RefusedError, UsageError
+from transforms.errors import DatabaseError, NotYetError, RefusedError, UsageError
 
 
 @pytest.fixture
@@ -182,11 +182,11 @@ def test_an_approval_serves_once(platform):
 def test_a_request_with_a_key_is_answered_the_same_again(platform):
     kept = platform.idempotency
     assert kept.begin("default", "iris", "k", "digest") is None
-    with pytest.raises(BusyError):
+    with pytest.raises(NotYetError):
         kept.begin("default", "iris", "k", "digest")
     kept.finish("default", "iris", "k", Answer(201, "{}"))
     assert kept.begin("default", "iris", "k", "digest") == Answer(201, "{}")
-    with pytest.raises(ConflictError):
+    with pytest.raises(UsageError):
         kept.begin("default", "iris", "k", "other")
 
 

@@ -16,7 +16,7 @@ from stores.erasure_scan import SubjectMatcher
 from stores.leaks import default_exclusions, scan, scan_with
 from stores.outbox import FORGET_VALIDATION
 from stores.validations.event_worker import run_workers
-from transforms.errors import ConflictError, ErasedSubjectError, GoneError, MissingError
+from transforms.errors import ErasedSubjectError, GoneError, MissingError, UsageError
 from transforms.validations.events import decode_event
 from transforms.validations.matrix import Asset, Service
 from validation_requests import PERSON
@@ -115,7 +115,7 @@ def test_the_same_key_is_the_same_request_and_another_body_is_refused(world: Wor
     assert world.submit(0, key="k-1") == validation
     world.work()
     assert world.submit(0, key="k-1") == validation
-    with pytest.raises(ConflictError):
+    with pytest.raises(UsageError):
         world.submit(0, key="k-1", full_name="Somebody Else")
     assert world.submit(0) != validation
     world.work()
