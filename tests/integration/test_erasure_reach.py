@@ -83,6 +83,7 @@ ADDRESSES = {
     "high_store_url": "the copy `validations`",
     "validation_queue_url": "sealed under the key that is destroyed first; what comes of it late is refused",
     "service_url": OURS,
+    "service_spans_url": "five facts of a request, none of them of a person",
     "aws_endpoint_url": OURS,
 }
 
