@@ -27,8 +27,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from queue_input import make_bodies, make_platform, running_postgres, running_sqs, show
 
 from orchestration.resources import Platform
+from stores.aws import sqs_client
 from stores.contracts import load_contract
-from stores.queue import Queue
+from stores.queue import Message, Queue
 from stores.user_logins import UserLogins, standing_of
 from transforms.user_logins import COLUMNS, describe_columns, served_rows
 
@@ -110,23 +111,60 @@ def measure_publish(url: str, rows: pl.DataFrame, rounds: int) -> dict[str, Any]
     }
 
 
-def run_script(queue: Queue, url: str, count: int) -> None:
+class PlainClient:
+    """What a script uses: boto3's client as it comes."""
+
+    def __init__(self, client: Any, url: str) -> None:  # noqa: ANN401 - boto3's clients have no types
+        """Remember the queue's address."""
+        self._client, self._url = client, url
+
+    def receive(self, count: int, wait_s: int) -> list[tuple[str, str, str]]:
+        """Give the ids, texts and receipts of what comes."""
+        answer = self._client.receive_message(
+            QueueUrl=self._url, MaxNumberOfMessages=count, WaitTimeSeconds=wait_s
+        )
+        return [(one["MessageId"], one["Body"], one["ReceiptHandle"]) for one in answer.get("Messages", [])]
+
+    def delete(self, receipt: str) -> None:
+        """Confirm one message."""
+        self._client.delete_message(QueueUrl=self._url, ReceiptHandle=receipt)
+
+
+class PlainQueue:
+    """The embedded queue for a script; it has no client but ours."""
+
+    def __init__(self, queue: Queue) -> None:
+        """Remember the queue."""
+        self._queue = queue
+        self._met: dict[str, Message] = {}
+
+    def receive(self, count: int, wait_s: int) -> list[tuple[str, str, str]]:
+        """Give the ids, texts and receipts of what comes."""
+        self._met = {one.receipt: one for one in self._queue.receive(count, wait_s)}
+        return [(one.id, one.body, receipt) for receipt, one in self._met.items()]
+
+    def delete(self, receipt: str) -> None:
+        """Confirm one message."""
+        self._queue.delete([self._met[receipt]])
+
+
+def run_script(queue: PlainClient | PlainQueue, url: str, count: int) -> None:
     """Do what such scripts do: receive ten, encrypt each value, INSERT each, delete each."""
     siv, done = AESSIV(bytes(64)), 0
     with psycopg.connect(url, autocommit=True) as connection:
         while done < count:
-            for message in queue.receive(10, 1):
-                login = json.loads(message.body)
+            for number, body, receipt in queue.receive(10, 1):
+                login = json.loads(body)
                 masked = {
                     name: base64.urlsafe_b64encode(siv.encrypt(login[name].encode(), None)).decode()
                     for name in ("user_id", "ip", "device_id")
                 }
                 parts = [int(part) for part in login["app_version"].split(".")]
                 now = datetime.now(UTC)
-                row = (message.id, "default", masked["user_id"], login["device_type"], masked["ip"])
+                row = (number, "default", masked["user_id"], login["device_type"], masked["ip"])
                 row += (masked["device_id"], login["locale"], login["app_version"], *parts, now, now)
                 connection.execute(INSERT, row)
-                queue.delete([message])
+                queue.delete(receipt)
                 done += 1
 
 
@@ -141,6 +179,12 @@ def run_ours(platform: Platform) -> None:
     platform.publishing.publish_batches(batches)
     for batch in batches:
         platform.intake.finish_batch(batch)
+
+
+def plain_queue(platform: Platform, queue: Queue) -> PlainClient | PlainQueue:
+    """Give the queue as a script would reach it."""
+    address = platform.settings.queue_url
+    return PlainQueue(queue) if address is None else PlainClient(sqs_client(platform.settings), address)
 
 
 def count_rows(url: str) -> int:
@@ -159,7 +203,7 @@ def measure_whole_way(kind: str, url: str, folder: Path, count: int, **settings:
     run_ours(platform)
     empty(url)
     queue.send(make_bodies(few, seed=2))
-    script = timed(lambda: run_script(queue, url, few)) / few
+    script = timed(lambda: run_script(plain_queue(platform, queue), url, few)) / few
     assert count_rows(url) == few
     empty(url)
     queue.send(make_bodies(count, seed=3))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
-from stores.kept_connections import Address, KeptConnections
-from transforms.call_signing import Credentials, Destination, sign_call
 from transforms.errors import QueueError
 
 if TYPE_CHECKING:
@@ -23,8 +18,6 @@ if TYPE_CHECKING:
 LONGEST_POLL_S = 20
 # Calls that are under way at once; each has a connection of its own, which is kept.
 MOST_CALLS = 8
-# A long poll is answered after its time; then it is a dead connection.
-_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S = 5, LONGEST_POLL_S + 10
 _PATIENCE_S = (0.05, 0.2, 0.8)
 
 
@@ -45,8 +38,8 @@ def _client(service: str, settings: Settings) -> Any:  # noqa: ANN401 - boto3's 
     config = Config(
         region_name=settings.aws_region,
         retries={"mode": "standard", "max_attempts": 4},
-        connect_timeout=_CONNECT_TIMEOUT_S,
-        read_timeout=_READ_TIMEOUT_S,
+        connect_timeout=5,
+        read_timeout=LONGEST_POLL_S + 10,
         max_pool_connections=MOST_CALLS,
         # An address of one's own rarely knows a bucket as a host's name.
         s3={"addressing_style": "path"} if settings.aws_endpoint_url else None,
@@ -73,11 +66,10 @@ def open_object(client: Any, bucket: str, key: str, version: str) -> dict[str, A
 
 
 class SignedCalls:
-    """Calls of a service's JSON protocol with a client's own credentials, address and trust.
+    """Calls of a service's JSON protocol through a client's own connections, credentials and signer.
 
     boto3 spends most of a small call on everything around it: rules for the address, events,
-    validation, a model of the answer, signing as if every call were another, and general HTTP. Nothing of
-    that differs from one call of a queue to the next.
+    validation, a model of the answer. Nothing of that differs from one call of a queue to the next.
     """
 
     def __init__(self, client: Any) -> None:  # noqa: ANN401 - boto3's clients have no types
@@ -88,9 +80,6 @@ class SignedCalls:
         self._prefix = service.metadata["targetPrefix"]
         # Both are private to botocore, and have stood there for ten years; the lock file holds its version.
         self._signer, self._http = client._request_signer, client._endpoint.http_session
-        self._to = Destination(urlsplit(self._url).netloc, self._name, self._region)
-        address = _address_of(self._url, self._http)
-        self._kept = None if address is None else KeptConnections(address)
 
     def call(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Make a call that may be repeated; what throttles or fails is asked again, three times.
@@ -112,64 +101,26 @@ class SignedCalls:
         return answer
 
     def _try_call(self, action: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        headers = {
-            "content-type": f"application/x-amz-json-{self._version}",
-            "x-amz-target": f"{self._prefix}.{action}",
-        }
-        status, content = (self._send_through if self._kept is None else self._send)(headers, body)
-        if status == 0:
-            return 0, {"__type": content.decode()}
-        try:
-            return status, msgspec.json.decode(content, type=dict[str, Any])
-        except msgspec.DecodeError:
-            # A proxy's page, say: a 200 without JSON is no answer either.
-            return status if status != 200 else 0, {}
-
-    def _send(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        """Sign and send by a connection of our own; status 0 where no answer came, with what went wrong."""
-        from botocore.exceptions import NoCredentialsError
-
-        assert self._kept is not None  # noqa: S101 - for the type checker
-        found = self._auth().credentials
-        if found is None:
-            raise NoCredentialsError
-        who = Credentials(found.access_key, found.secret_key, found.token)
-        try:
-            return self._kept.post(sign_call(body, headers, self._to, who, datetime.now(UTC)), body)
-        except (OSError, QueueError) as error:
-            return 0, type(error).__name__.encode()
-
-    def _send_through(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        """Sign and send as boto3 does: through a proxy, with a certificate of one's own."""
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import ConnectionError as Unreached
         from botocore.exceptions import HTTPClientError
 
+        headers = {
+            "Content-Type": f"application/x-amz-json-{self._version}",
+            "X-Amz-Target": f"{self._prefix}.{action}",
+        }
         request = AWSRequest("POST", self._url, headers=headers, data=body)
-        self._auth().add_auth(request)
+        # Taken anew for each call: credentials of a role are renewed by being asked for.
+        self._signer.get_auth_instance(self._name, self._region, "v4").add_auth(request)
         try:
             answer = self._http.send(request.prepare())
         except (Unreached, HTTPClientError) as error:
-            return 0, type(error).__name__.encode()
-        return answer.status_code, answer.content
-
-    def _auth(self) -> Any:  # noqa: ANN401 - botocore has no types
-        # Taken anew for each call: credentials of a role are renewed by being asked for.
-        return self._signer.get_auth_instance(self._name, self._region, "v4")
-
-
-def _address_of(url: str, session: Any) -> Address | None:  # noqa: ANN401 - botocore has no types
-    """Give where calls go, trusted as boto3 would; None where only boto3 knows the way."""
-    from botocore.httpsession import get_cert_path
-
-    parts, is_safe = urlsplit(url), url.startswith("https:")
-    if parts.path not in ("", "/") or parts.hostname is None or session._proxy_config.proxy_url_for(url):
-        return None
-    if session._cert_file or (is_safe and not session._verify):
-        return None
-    context = ssl.create_default_context(cafile=get_cert_path(session._verify)) if is_safe else None
-    port = parts.port or (443 if is_safe else 80)
-    return Address(parts.hostname, port, context, _CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)
+            return 0, {"__type": type(error).__name__}
+        try:
+            return answer.status_code, msgspec.json.decode(answer.content, type=dict[str, Any])
+        except msgspec.DecodeError:
+            # A proxy's page, say: a 200 without JSON is no answer either.
+            return answer.status_code if answer.status_code != 200 else 0, {}
 
 
 def _is_passing(status: int, answer: Mapping[str, Any]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -167,29 +166,15 @@ class BatchSealing:
         self._limit = _CHUNKS_AT_ONCE * batch.chunk_bytes
         self._block_key = sealer.keys.identity_key("block")
         self._room = SealingRoom()
-        self._submit: Callable[[Chunk], Future[None]]
-        self._rows: Future[None] | None = None
 
     def run(self, keep: Callable[[int, pa.Table], None]) -> None:
         """Take every file that is new; count the others as duplicates, whole.
 
-        `keep` is given the masked rows of each chunk, by its number, once the chunk is committed. Making
-        them takes as long as sealing: a thread of its own does it, while the next chunk is sealed.
+        `keep` is given the masked rows of each chunk, by its number, once the chunk is committed.
         """
-        with ThreadPoolExecutor(1, "packet-rows") as beside:
-            self._submit = lambda chunk: beside.submit(self._keep_rows, keep, chunk)
-            self._take_files()
-            self._commit()
-            self._await_rows()
-
-    def _keep_rows(self, keep: Callable[[int, pa.Table], None], chunk: Chunk) -> None:
-        keep(chunk.number, self._masker.mask(chunk.sealed, self._arrival(chunk)))
-
-    def _await_rows(self) -> None:
-        """Wait until the rows of the chunk before are kept; raise what happened to them."""
-        if self._rows is not None:
-            self._rows.result()
-            self._rows = None
+        self._keep = keep
+        self._take_files()
+        self._commit()
 
     def _take_files(self) -> None:
         key = self._sealer.keys.identity_key("delivery")
@@ -358,9 +343,7 @@ class BatchSealing:
         # The envelopes are on disk; those of the next chunk take the memory that they had.
         chunk.blocks.clear()
         self._room.clear()
-        # One chunk's rows at a time: what waits for them is held in memory.
-        self._await_rows()
-        self._rows = self._submit(chunk)
+        self._keep(chunk.number, self._masker.mask(chunk.sealed, self._arrival(chunk)))
         self._chunk = Chunk(chunk.number + 1)
 
     def _block_rows(self, chunk: Chunk) -> pa.Table:
