@@ -127,7 +127,8 @@ class PlainClient:
 
     def delete(self, receipt: str) -> None:
         """Confirm one message."""
-        self._client.delete_message(QueueUrl=self._url, ReceiptHandle=receipt)
+        entry = {"Id": "0", "ReceiptHandle": receipt}
+        self._client.delete_message_batch(QueueUrl=self._url, Entries=[entry])
 
 
 class PlainQueue:
