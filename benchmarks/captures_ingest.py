@@ -1,11 +1,10 @@
 """What it costs to bring captures into the lake: from a landed file to sealed, committed blocks.
 
-Wall time and CPU seconds of one process, in turns, with the packet table
-and without it. Peers: dpkt reading packet by packet into rows that deltalake appends, on a
-smaller file that both take whole; and zstd at level 1 alone over the same bytes in memory, in pieces of
-a block, on one core. Then two ingests side by side against one (wall time), and a thousand small files of
-a hundred devices in one delivery. Every figure is of a result that was checked: packets are counted, and
-what is exported is the file that was delivered.
+Wall time and CPU seconds of one process, in turns, with the packet table and without it. Peers: dpkt
+reading packet by packet into rows that deltalake appends, on a smaller file that both take whole; and zstd
+at level 1 alone over the same bytes in memory, in pieces of a block, on one core. Then two ingests side by
+side against one (wall time), and a thousand small files of a hundred devices in one delivery. Every figure
+is of a result that was checked: packets are counted, and what is exported is the file that was delivered.
 """
 
 from __future__ import annotations

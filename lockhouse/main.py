@@ -147,7 +147,8 @@ def main() -> None:
 
 
 def _fail(error: Exception | str, code: int) -> None:
-    click.echo(f"lockhouse: {error}", err=True)
+    see = getattr(error, "see", "")
+    click.echo(f"lockhouse: {error}" + (f": `{see}` shows them" if see else ""), err=True)
     sys.exit(code)
 
 

@@ -117,7 +117,7 @@ class Caller:
             ended_at = self.platform.access.ended_tenants().get(self.tenant)
             if ended_at:
                 raise UsageError(f"the tenant {self.tenant} was off-boarded on {ended_at[:10]}")
-            raise UsageError(f"no tenant {self.tenant}: `lockhouse tenant list` shows them")
+            raise UsageError(f"no tenant {self.tenant}", see="lockhouse tenant list")
         return self.tenant
 
     def _named_tenant(self) -> str:
@@ -198,7 +198,7 @@ def quarantine_entries(caller: Caller, source: str | None = None) -> list[Entry]
 def quarantine_content(caller: Caller, entry_id: str) -> tuple[str, bytes]:
     """Open one entry: its file's original name, and its bytes."""
     if not _ENTRY_ID.fullmatch(entry_id):
-        raise UsageError("an entry's id is a UUID: `lockhouse quarantine list` shows them")
+        raise UsageError("an entry's id is a UUID", see="lockhouse quarantine list")
     with caller.permitted(Right.REVEAL, Action.QUARANTINE_SHOWN, entry=entry_id):
         return _store_of(caller, entry_id).content(entry_id)
 
@@ -292,4 +292,4 @@ def _store_of(caller: Caller, entry_id: str) -> Quarantine:
     for store in _quarantines(caller, None):
         if any(entry.id == entry_id for entry in store.entries()):
             return store
-    raise MissingError("no such quarantine entry: `lockhouse quarantine list` shows them")
+    raise MissingError("no such quarantine entry", see="lockhouse quarantine list")

@@ -9,16 +9,13 @@ import click
 
 from lockhouse.main import caller_of, json_option, tenant_option
 from lockhouse.output import note, show_json
-
-_PURPOSES = ["incident", "fraud", "legal", "support", "subject-request"]
+from transforms.access import PURPOSES
 
 
 def purpose_option(default: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
     """Give the option that says what values are opened for."""
     told = "What for; kept in the audit trail."
-    return click.option(
-        "--purpose", type=click.Choice(_PURPOSES), default=default, show_default=True, help=told
-    )
+    return click.option("--purpose", type=click.Choice(PURPOSES), default=default, show_default=True, help=told)
 
 
 @click.command("reveal", short_help="Open tokens: break glass, with a reason.")

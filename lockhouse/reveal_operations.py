@@ -12,16 +12,14 @@ from stores.approvals import Approval
 from stores.erasure_plan import token_columns
 from stores.specs import domain_of, is_in_vault
 from stores.sql import SqlSandbox
-from transforms.access import Right
+from transforms.access import PURPOSES, Right
 from transforms.audit import Action
 from transforms.errors import RefusedError, UsageError
 from transforms.pii.siv import HEAD_CHARACTERS, decrypt_column
 
-PURPOSES = ("incident", "fraud", "legal", "support", "subject-request")
-
 
 def reveal(
-    caller: Caller, table: str, column: str, where: str, reason: str, purpose: str = PURPOSES[0]
+    caller: Caller, table: str, column: str, where: str, reason: str, purpose: str = "incident"
 ) -> list[str | None]:
     """Open the tokens of a column, for a purpose and a reason that are audited first.
 
@@ -50,7 +48,7 @@ def reveal(
 
 
 def reveal_tokens(
-    caller: Caller, domain: str, tokens: Sequence[str], reason: str, purpose: str = PURPOSES[0]
+    caller: Caller, domain: str, tokens: Sequence[str], reason: str, purpose: str = "incident"
 ) -> list[str | None]:
     """Open tokens of a join domain that came from elsewhere, a served copy for one.
 

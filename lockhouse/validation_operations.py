@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lockhouse.operations import Caller, checked_id
-from lockhouse.reveal_operations import PURPOSES
 from orchestration.resources import Platform, now
 from orchestration.validations import LISTENERS
 from stores.contracts import load_contract
@@ -70,7 +69,7 @@ def disclose_validation(
     Raises: MissingError, GoneError; NotYetError.
     """
     # Most who ask do so for the person, whose right it is (GDPR, article 15).
-    marks = {"validation": checked_id(validation), "purpose": purpose or PURPOSES[-1]}
+    marks = {"validation": checked_id(validation), "purpose": purpose or "subject-request"}
     marks |= {"reason": reason} if reason else {}
     with caller.permitted(Right.DISCLOSE_VALIDATIONS, Action.VALIDATION_DISCLOSED, **marks):
         opened = caller.platform.validations.disclosure.open_record(caller.tenant, known_id(validation))

@@ -100,7 +100,7 @@ class Approvals:
         """
         found = [one for one in self.listing() if one.id == approval_id]
         if not found:
-            raise MissingError("no such request: `lockhouse approval list` shows them")
+            raise MissingError("no such request", see="lockhouse approval list")
         return found[0]
 
     def _is(self, approval_id: str) -> sa.ColumnElement[bool]:

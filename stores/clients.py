@@ -95,7 +95,7 @@ class Clients:
         """
         found = self.find(client_principal(name))
         if found is None or found.tenant != tenant:
-            raise UsageError("no such client: `lockhouse client list` shows them")
+            raise UsageError("no such client", see="lockhouse client list")
         return found
 
     def listing(self, tenant: str) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ class Devices:
         """
         found = self.listing([self.ref(device)])
         if not found:
-            raise MissingError("no such device: `lockhouse device list` shows them")
+            raise MissingError("no such device", see="lockhouse device list")
         return found[0]
 
     def listing(self, refs: Sequence[str] | None = None) -> list[Device]:

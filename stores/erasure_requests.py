@@ -140,7 +140,7 @@ class ErasureRequests:
         """
         found = [one for one in self.listing() if one.id == request_id]
         if not found:
-            raise UsageError("no such request: `lockhouse subject status` shows them")
+            raise UsageError("no such request", see="lockhouse subject status")
         return found[0]
 
     def _row(self, request: Erasure) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Grants:
         with self._database.begin() as connection:
             chosen = sa.and_(GRANTS.c.tenant == tenant, GRANTS.c.id == grant)
             if connection.execute(sa.select(GRANTS.c.id).where(chosen)).first() is None:
-                raise UsageError("no such grant: `lockhouse grant list` shows them")
+                raise UsageError("no such grant", see="lockhouse grant list")
             connection.execute(sa.update(GRANTS).where(chosen).values(revoked_at=self._now()))
 
     def members(self, tenant: str, group: str) -> list[str]:

@@ -110,7 +110,7 @@ class KeptExports:
         """
         path = self._path(device_ref, hour)
         if not path.exists() or self._is_expired(path):
-            raise UsageError("no such kept export: `lockhouse capture kept` shows them")
+            raise UsageError("no such kept export", see="lockhouse capture kept")
         with path.open("rb") as file:
             number = 0
             while subject := file.read(_SUBJECT_BYTES):
@@ -161,7 +161,7 @@ class KeptExports:
     def _device(self, device_ref: str) -> Device:
         found = self._devices.listing([device_ref])
         if not found:
-            raise UsageError("no such device: `lockhouse device list` shows them")
+            raise UsageError("no such device", see="lockhouse device list")
         return found[0]
 
     def _path(self, device_ref: str, hour: str) -> Path:

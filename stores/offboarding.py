@@ -123,7 +123,7 @@ class Offboarding:
         chosen = sa.select(TENANTS).where(TENANTS.c.name == self._stores.tenant)
         row = self._stores.database.rows(chosen)
         if not row:
-            raise UsageError(f"no tenant {self._stores.tenant}: `lockhouse tenant list` shows them")
+            raise UsageError(f"no tenant {self._stores.tenant}", see="lockhouse tenant list")
         noted: dict[str, Any] | None = json.loads(row[0]["ending"]) if row[0]["ending"] else None
         return noted
 

@@ -129,7 +129,7 @@ class Quarantine:
                 rows = table.filter(pl.col("entry_id") == entry_id).sort("part").collect()
             if not rows.is_empty():
                 return rows
-        raise UsageError("no such quarantine entry: `lockhouse quarantine list` shows them")
+        raise UsageError("no such quarantine entry", see="lockhouse quarantine list")
 
     def _rows(self, batch: Batch, fault: Fault, delivery: bytes) -> Iterator[dict[str, Any]]:
         key = self._sealer.keys.identity_key("event")

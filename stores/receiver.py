@@ -1,6 +1,6 @@
 """The receiver: messages from a queue become segments, files in landing that the intake takes.
 
-    landing/<source>/<tenant>/.queue-<sent>-<id>.part     being written
+    landing/<source>/<tenant>/.queue-<sent>-<id>.ndjson.part being written
     landing/<source>/<tenant>/queue-<sent>-<id>.ndjson    whole, a queue message a line
 
 A segment is written, synced and named before its messages are confirmed. Whoever is killed before
@@ -9,7 +9,6 @@ that leaves the messages on the queue; after it, they come again and are known b
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 import uuid_utils
 
 from stores.announced_objects import AnnouncedObjects
-from stores.home import Home, sync
+from stores.home import Home, written_whole
 from stores.locks import exclusive
 from stores.queue import Message, Queue, envelope
 from transforms.errors import QueueError
@@ -224,17 +223,11 @@ class Receiver:
 
 def write_segment(folder: Path, messages: Sequence[Message]) -> Path:
     """Write messages as one segment: complete and on disk before it has its name."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     oldest = int(min(one.sent_at for one in messages) * 1000)
-    name = f"queue-{max(oldest, 0)}-{uuid_utils.uuid7()}"
-    part, whole = folder / f".{name}.part", folder / f"{name}.ndjson"
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    path = folder / f"queue-{max(oldest, 0)}-{uuid_utils.uuid7()}.ndjson"
+    with written_whole(path) as file:
         file.write(b"".join(envelope(one) + b"\n" for one in messages))
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(whole)
-    sync(folder)
-    return whole
+    return path
 
 
 def segment_sent_at(name: str) -> float | None:

@@ -67,7 +67,7 @@ def domain_of(table: str, column: str) -> str:
     if not found and is_mart:
         found = {domain for name, domain in tokens if _last_word(name) == _last_word(column)}
     if len(found) != 1:
-        raise UsageError("that table has no such token column: `lockhouse tables` shows them")
+        raise UsageError("that table has no such token column", see="lockhouse tables")
     return found.pop()
 
 

@@ -67,7 +67,7 @@ class Users:
         with self._database.begin() as connection:
             mine = USERS.c.principal == name
             if not connection.execute(sa.select(USERS.c.principal).where(mine)).first():
-                raise UsageError("no such user: `lockhouse user list` shows them")
+                raise UsageError("no such user", see="lockhouse user list")
             connection.execute(sa.update(USERS).where(mine).values(disabled_at=self._now()))
             _end_sessions(connection, name)
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal, TypeAlias, get_args
+
+# What personal data may be opened for.
+Purpose: TypeAlias = Literal["incident", "fraud", "legal", "support", "subject-request"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 class Right(StrEnum):

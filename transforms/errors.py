@@ -51,6 +51,11 @@ class Final:
 class LockhouseError(Exception):
     """Root of every error that the platform raises on purpose."""
 
+    def __init__(self, *message: str, see: str = "") -> None:
+        """Keep the command that shows what there is (`see`) apart: who asks over HTTP has none."""
+        self.see = see
+        super().__init__(*message)
+
 
 class ContractError(LockhouseError, Final):
     """A contract is refused: where, what was met, what is allowed."""

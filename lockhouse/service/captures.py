@@ -29,24 +29,14 @@ _TIME = {
     # One of the names that others call it by may stand in its place, and those are not described.
     NEEDED: True,
 }
-From = Annotated[
-    str | None,
-    Query(
-        alias="from",
-        description="RFC 3339 or epoch seconds.",
-        examples=[_EXAMPLES["from"]],
-        json_schema_extra=_TIME,
-    ),
-]
-To = Annotated[
-    str | None,
-    Query(
-        alias="to",
-        description="Where it ends, itself left out; at most an hour later.",
-        examples=[_EXAMPLES["to"]],
-        json_schema_extra=_TIME,
-    ),
-]
+
+
+def _moment(alias: str, description: str) -> Any:  # noqa: ANN401 - FastAPI's parameters have no one type
+    return Query(alias=alias, description=description, examples=[_EXAMPLES[alias]], json_schema_extra=_TIME)
+
+
+From = Annotated[str | None, _moment("from", "RFC 3339 or epoch seconds.")]
+To = Annotated[str | None, _moment("to", "Where it ends, itself left out; at most an hour later.")]
 # What Arkime and Stenographer call the same.
 StartTime = Annotated[str | None, Query(alias="startTime", include_in_schema=False)]
 StopTime = Annotated[str | None, Query(alias="stopTime", include_in_schema=False)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -51,7 +50,6 @@ _STATUS: tuple[tuple[type[LockhouseError], int], ...] = (
 )
 # Marks a parameter as required in the document, though the code takes it as optional.
 NEEDED = "x-required"
-_COMMAND = re.compile(r": `lockhouse [^`]*` shows them$")
 _log = logging.getLogger("lockhouse.service")
 
 
@@ -114,8 +112,7 @@ def detail_of(error: LockhouseError) -> str:
     """Say what went wrong; what a database says of a query is left out, since it quotes the query."""
     if isinstance(error, QueryError) and "stopped after" not in str(error):
         return "the query does not run: it must be one reading statement over the tables of /v1/tables"
-    # What the command line could show is no help to whoever has none.
-    return _COMMAND.sub("", str(error))
+    return str(error)
 
 
 def _answer_ours(request: Request, error: Exception) -> JSONResponse:

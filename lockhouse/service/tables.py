@@ -17,6 +17,7 @@ from lockhouse.reveal_operations import reveal
 from lockhouse.service.bodies import NOT_BLANK
 from lockhouse.service.callers import Identified
 from lockhouse.service.problems import describe_problems
+from transforms.access import Purpose
 from transforms.cells import plain_number
 
 router = APIRouter(
@@ -70,7 +71,7 @@ class Reveal(BaseModel):
     column: str = Field(max_length=128, examples=["ip_token"])
     where: str = Field("", max_length=10_000, examples=["event_date = date '2026-11-21'"])
     reason: str = Field(min_length=1, max_length=200, pattern=NOT_BLANK, examples=["ticket 17"])
-    purpose: Literal["incident", "fraud", "legal", "support", "subject-request"] = "incident"
+    purpose: Purpose = "incident"
 
 
 class Revealed(BaseModel):

@@ -26,18 +26,14 @@ def test_the_masked_table_holds_the_token_that_the_command_makes(call: Call, mad
         assert opened.json == {"values": [record[name]]}
 
 
+def reveal(call: Call, made: Any, table: str, column: str, *more: str) -> Any:
+    """Open a column of a table, for a reason."""
+    words = ("--table", table, "--column", column, "--reason", "ticket 17", *more)
+    return call("reveal", *words, home=made.home)
+
+
 def test_a_reveal_gives_the_original_addresses(call: Call, made_home: Any):
-    called = call(
-        "reveal",
-        "--table",
-        "masked.logins",
-        "--column",
-        "ip_token",
-        "--reason",
-        "ticket 17",
-        "--json",
-        home=made_home.home,
-    )
+    called = reveal(call, made_home, "masked.logins", "ip_token", "--json")
     assert called.code == DONE
     assert sorted(called.json["values"]) == sorted(record["ip"] for record in accepted(made_home))
 
@@ -46,18 +42,7 @@ def test_a_reveal_can_be_narrowed_and_is_audited_first(call: Call, copied_home: 
     record = accepted(copied_home)[3]
     token = call("token", record["ip"], "--domain", "ip", home=copied_home.home).out.strip()
     where = f"ip_token = '{token}'"
-    called = call(
-        "reveal",
-        "--table",
-        "masked.logins",
-        "--column",
-        "user_id_token",
-        "--where",
-        where,
-        "--reason",
-        "ticket 17",
-        home=copied_home.home,
-    )
+    called = reveal(call, copied_home, "masked.logins", "user_id_token", "--where", where)
     assert called.out.split() == [record["user_id"]]
     entries = call("audit", "list", "--json", home=copied_home.home).json["entries"]
     revealed = [one for one in entries if one["action"] == "pii:column:revealed"]
@@ -67,17 +52,7 @@ def test_a_reveal_can_be_narrowed_and_is_audited_first(call: Call, copied_home: 
 
 
 def test_a_mart_can_be_revealed_as_well(call: Call, made_home: Any):
-    called = call(
-        "reveal",
-        "--table",
-        "curated.user_sessions",
-        "--column",
-        "user_id_token",
-        "--reason",
-        "t",
-        "--json",
-        home=made_home.home,
-    )
+    called = reveal(call, made_home, "curated.user_sessions", "user_id_token", "--json")
     assert set(called.json["values"]) == {record["user_id"] for record in accepted(made_home)}
 
 

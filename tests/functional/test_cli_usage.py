@@ -28,6 +28,18 @@ def commands() -> list[tuple[str, ...]]:
     return found
 
 
+# What asks for data of a tenant.
+OF_A_TENANT = [
+    ["tables"],
+    ["sql", "select 1"],
+    ["audit", "list"],
+    ["audit", "verify"],
+    ["quarantine", "list"],
+    ["leaks", "scan"],
+    ["token", "1.2.3.4", "--domain", "ip"],
+]
+
+
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_explains_itself(call: Call, words: tuple[str, ...]):
     called = call(*words, "--help")
@@ -102,19 +114,7 @@ def test_the_help_does_not_import_the_platform():
         ["tenant", "add", "Upper Case"],
         ["tenant", "add", "../elsewhere"],
         ["up", "--host", "0.0.0.0"],  # noqa: S104 - it must be refused
-        *(
-            [*words, "--tenant", tenant]
-            for tenant in ("nobody", "../x", "")
-            for words in (
-                ["tables"],
-                ["sql", "select 1"],
-                ["audit", "list"],
-                ["audit", "verify"],
-                ["quarantine", "list"],
-                ["leaks", "scan"],
-                ["token", "1.2.3.4", "--domain", "ip"],
-            )
-        ),
+        *([*words, "--tenant", tenant] for tenant in ("nobody", "../x", "") for words in OF_A_TENANT),
     ],
     ids=lambda arguments: " ".join(arguments),
 )
@@ -124,6 +124,11 @@ def test_wrong_usage_is_told_in_a_line_or_two(call: Call, made_home: Any, argume
     assert "Traceback" not in called.err
     assert (called.err + called.out).strip()
     assert len(called.err.splitlines()) <= 6
+
+
+def test_what_is_not_there_names_the_command_that_shows_what_is(call: Call, made_home: Any):
+    called = call("tables", "--tenant", "nobody", home=made_home.home)
+    assert called.err.strip() == "lockhouse: no tenant nobody: `lockhouse tenant list` shows them"
 
 
 def test_a_misspelt_command_is_guessed(call: Call):
@@ -139,17 +144,7 @@ def test_an_unknown_source_names_those_that_there_are(call: Call, file: Path, ho
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["tables"],
-        ["sql", "select 1"],
-        ["audit", "list"],
-        ["audit", "verify"],
-        ["quarantine", "list"],
-        ["leaks", "scan"],
-        ["tenant", "list"],
-        ["tenant", "add", "acme"],
-        ["token", "1.2.3.4", "--domain", "ip"],
-    ],
+    [*OF_A_TENANT, ["tenant", "list"], ["tenant", "add", "acme"]],
     ids=lambda arguments: " ".join(arguments),
 )
 def test_without_a_home_a_command_says_how_to_make_one(call: Call, home: Path, arguments: list[str]):

@@ -27,8 +27,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from transforms.errors import AuditError, DecryptionError
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview[int]"
-# `encrypt(nonce, plaintext, associated)` under one key.
-GcmEncryptor: TypeAlias = Callable[[bytes, "bytes | memoryview", bytes], bytes]
 
 GCM_NONCE_BYTES = 12
 GCM_TAG_BYTES = 16
@@ -138,7 +136,7 @@ def gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes | memoryview, associa
     return AESGCM(key).encrypt(nonce, plaintext, associated)
 
 
-def gcm_encryptor(key: bytes) -> GcmEncryptor:
+def gcm_encryptor(key: bytes) -> Callable[[bytes, bytes | memoryview, bytes], bytes]:
     """Give `encrypt(nonce, plaintext, associated)` for one key, whose schedule is then set up once."""
     return AESGCM(key).encrypt
 

@@ -35,13 +35,24 @@ def subject_refs(ids: pl.Series, ref_of: Callable[[str], bytes]) -> pl.Series:
     )["ref"]
 
 
+def starts_of_runs(values: pl.Series) -> npt.NDArray[np.int64]:
+    """Give where each run of equal values that stand together begins; nulls are equal to each other.
+
+    >>> starts_of_runs(pl.Series([None, None, "a", "a", "b"])).tolist()
+    [0, 2, 4]
+    """
+    begins = values.ne_missing(values.shift()).to_numpy().copy()
+    begins[:1] = True
+    return np.flatnonzero(begins)
+
+
 def runs_of(refs: pl.Series) -> tuple[list[bytes], list[int]]:
     """Give the references of subjects whose records stand together, and how many each has.
 
     >>> runs_of(pl.Series([b"a", b"a", b"b"]))
     ([b'a', b'b'], [2, 1])
     """
-    starts = (refs != refs.shift()).fill_null(True).arg_true().to_numpy()
+    starts = starts_of_runs(refs)
     return refs.gather(starts).to_list(), np.diff(starts, append=len(refs)).tolist()
 
 

@@ -14,6 +14,7 @@ import polars as pl
 from transforms.parsing import UNKNOWN
 from transforms.pii import siv
 from transforms.pii.contracts import Contract, Field, Output
+from transforms.pii.identities import starts_of_runs
 from transforms.pii.siv import SivKey
 
 REDACTED = "[redacted]"
@@ -59,8 +60,7 @@ def _masked(values: pl.Series, declared: Field, output: Output, keys: Mapping[st
 
 def _tokens(values: pl.Series, key: SivKey, keep_ciphertext: bool) -> pl.Series:
     """Make tokens; of values that stand together in runs, as a subject's do, one for each run."""
-    # What stands before the first is a null, which a null would not differ from.
-    starts = np.flatnonzero(values.ne_missing(values.shift()) | (pl.int_range(len(values), eager=True) == 0))
+    starts = starts_of_runs(values)
     if len(starts) * 2 > len(values):
         return siv.encrypt_column(values, key, keep_ciphertext=keep_ciphertext)
     made = siv.encrypt_column(values.gather(starts), key, keep_ciphertext=keep_ciphertext)
