@@ -128,6 +128,7 @@ from stores.settings import load_settings  # noqa: E402
 from stores.specs import quarantine_spec  # noqa: E402
 from transforms.capture.synthetic import synthetic_capture  # noqa: E402
 from transforms.capture.tables import DOMAIN_FORMATS  # noqa: E402
+from waiting import LONGEST_S  # noqa: E402
 
 START = datetime(2026, 11, 20, 7, tzinfo=UTC)
 # What depends on when a batch arrived, and on nonces.
@@ -166,7 +167,7 @@ class Driver:
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()
-        self.process.wait(30)
+        self.process.wait(LONGEST_S)
 
 
 @dataclass(frozen=True)
@@ -361,7 +362,7 @@ def test_a_recovery_leaves_alone_what_another_process_is_just_beginning(
 
     monkeypatch.setattr("stores.locks.fcntl.flock", flock)
     (batch,) = landing.copy_in("logins", "default", stage.files)
-    others[0].join(10)
+    others[0].join(LONGEST_S)
     assert [path.read_bytes() for _, path, _ in batch.files()] == [path.read_bytes() for path in stage.files]
     assert [one.id for one in landing.open_batches()] == [batch.id]
 
@@ -376,7 +377,7 @@ def test_two_real_commands_at_once_on_overlapping_files(stage: Stage, tmp_path: 
     running = [
         subprocess.Popen(one, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for one in commands
     ]
-    told = [process.communicate(timeout=240) for process in running]
+    told = [process.communicate(timeout=LONGEST_S) for process in running]
     assert [process.returncode in (0, 4) for process in running] == [True, True], told
     results = [json.loads(out) for out, _ in told]
     assert sum(one["accepted"] for one in results) == ROWS

@@ -8,7 +8,6 @@ import ssl
 import struct
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from transforms.audit import Entry
 from transforms.capture.packets import Packets
 from transforms.capture.reading import read_capture
 from transforms.errors import UsageError
+from waiting import LONGEST_S, wait_for
 
 HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1)
 
@@ -79,13 +79,6 @@ def capture(count: int, first: int = 0) -> bytes:
     return HEADER + b"".join(record(number) for number in range(first, first + count))
 
 
-def wait_for(condition, seconds: float = 20) -> None:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, "it takes too long"
-        time.sleep(0.05)
-
-
 @dataclass
 class Feeding:
     """A running feed."""
@@ -124,13 +117,13 @@ class Feeding:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signum)
         if self.process is not None:
-            _, said = self.process.communicate(timeout=20)
+            _, said = self.process.communicate(timeout=LONGEST_S)
             self.said += said.splitlines()
             self.process = None
 
     @contextlib.contextmanager
     def connected(self, certificate: Path | None = None, *, plain: bool = False) -> Iterator[socket.socket]:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as raw:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=LONGEST_S) as raw:
             if plain:
                 yield raw
                 return

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from command_line import DONE, FAILED, QUARANTINED, REFUSED, WRONG_USAGE
+from waiting import LONGEST_S, wait_for
 
 
 def record(dice):
@@ -215,20 +216,14 @@ def test_who_holds_no_role_is_refused(lockhouse, home, file, eve, monkeypatch):
 
 def test_a_signal_stops_the_receiver_with_everything_in_a_segment(lockhouse, home, file):
     lockhouse("send", "logins", file, home=home)
+    (home / "settings.toml").write_text("segment_seconds = 600\n")  # only the signal closes it
     command = [sys.executable, "-c", "from lockhouse.main import main; main()", "--home", str(home)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LOCKHOUSE")}
     with subprocess.Popen([*command, "receive", "--json"], stdout=subprocess.PIPE, env=clean) as process:
-        wait_until(lambda: status(lockhouse, home)["in_flight"] == 12)
+        wait_for(lambda: status(lockhouse, home)["in_flight"] == 12)
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=20)
+        said, _ = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 0
     assert json.loads(said)["messages"] == 12
     assert status(lockhouse, home)["in_flight"] == 0
     assert len(list(Path(home / "landing" / "logins" / "default").glob("queue-*"))) == 1
-
-
-def wait_until(condition):
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until, "it takes too long"
-        time.sleep(0.1)

@@ -146,6 +146,7 @@ from stores.leaks import default_exclusions, scan  # noqa: E402
 from stores.quarantine import Quarantine  # noqa: E402
 from stores.settings import load_settings  # noqa: E402
 from stores.specs import quarantine_spec  # noqa: E402
+from waiting import LONGEST_S  # noqa: E402
 
 
 class Driver:
@@ -179,7 +180,7 @@ class Driver:
         assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.stdout.close()
-        self.process.wait(30)
+        self.process.wait(LONGEST_S)
 
 
 class Postgres:
@@ -218,7 +219,7 @@ class Postgres:
         for one in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-        psutil.wait_procs(family, 10)
+        psutil.wait_procs(family, LONGEST_S)
 
 
 def message(dice: random.Random, number: int) -> str:
@@ -282,7 +283,7 @@ def test_every_message_is_a_row_once_whatever_is_killed(stage):
 
 def finish(platform: Platform, driver: Driver, queue: Any) -> None:
     """Let everything come that is still on its way."""
-    until = time.monotonic() + 60 + MESSAGES / 100
+    until = time.monotonic() + 600 + MESSAGES / 100
     while True:
         driver.start("receive", "run", idle_s=2)
         driver.ended()

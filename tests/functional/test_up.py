@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import psutil
 
 from orchestration.resources import Platform
 from stores.settings import load_settings
+from waiting import LONGEST_S, wait_for
 
 RECORD = {
     "user_id": "424cdd21-063a-43a7-b91b-7ca1a833afae",
@@ -56,14 +56,6 @@ def command(home: Path, port: int) -> list[str]:
     ]
 
 
-def wait_for(condition, seconds: float) -> float:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, "it takes too long"
-        time.sleep(0.2)
-    return time.monotonic() - start
-
-
 def rows(home: Path, key: str = "masked.logins") -> int:
     tables = Platform(load_settings(home)).tables
     return tables.info("default", key).rows if tables.exists("default", key) else 0
@@ -79,7 +71,7 @@ def test_from_start_to_stop(tmp_path: Path):
     home, said, port = tmp_path / "home", tmp_path / "said.txt", free_port()
     process = start(home, port, said)
     try:
-        wait_for(lambda: "Ctrl-C" in said.read_text() or process.poll() is not None, 120)
+        wait_for(lambda: "Ctrl-C" in said.read_text() or process.poll() is not None)
         check_addresses(said, port)
         check_that_a_dropped_file_is_taken(home)
         check_that_a_request_is_decided_taken_and_forgotten(home)
@@ -92,15 +84,15 @@ def test_from_start_to_stop(tmp_path: Path):
 
 def check_addresses(said: Path, port: int) -> None:
     assert f"http://127.0.0.1:{port}" in said.read_text()
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=60) as answer:
         assert "dagster_webserver_version" in json.load(answer)
 
 
 def check_that_a_dropped_file_is_taken(home: Path) -> None:
     drop = home / "landing" / "logins" / "default" / "events.json"
     drop.write_text(json.dumps(RECORD) + "\n")
-    wait_for(lambda: rows(home) == 1, 90)
-    wait_for(lambda: not drop.exists() and not list((home / "landing" / ".batches").glob("*")), 60)
+    wait_for(lambda: rows(home) == 1)
+    wait_for(lambda: not drop.exists() and not list((home / "landing" / ".batches").glob("*")))
 
 
 def check_that_a_request_is_decided_taken_and_forgotten(home: Path) -> None:
@@ -108,18 +100,18 @@ def check_that_a_request_is_decided_taken_and_forgotten(home: Path) -> None:
     platform = Platform(load_settings(home))
     validation = platform.validations.intake.submit("default", REQUEST, "username").validation
     find = platform.validations.disclosure.find_status
-    wait_for(lambda: find("default", validation).decision == "accepted", 30)
-    wait_for(lambda: rows(home, "masked.validations") == 1, 90)
-    wait_for(lambda: rows(home, "curated.validation_outcomes") == 1, 60)
-    wait_for(lambda: not list((home / "landing" / ".batches").glob("*")), 60)
+    wait_for(lambda: find("default", validation).decision == "accepted")
+    wait_for(lambda: rows(home, "masked.validations") == 1)
+    wait_for(lambda: rows(home, "curated.validation_outcomes") == 1)
+    wait_for(lambda: not list((home / "landing" / ".batches").glob("*")))
     platform.validations.intake.delete("default", validation)
-    wait_for(lambda: rows(home, "masked.validations") == 0, 90)
-    wait_for(lambda: rows(home, "curated.validation_outcomes") == 0, 60)
-    wait_for(lambda: platform.outbox.waiting("forget-validation") == [], 60)
+    wait_for(lambda: rows(home, "masked.validations") == 0)
+    wait_for(lambda: rows(home, "curated.validation_outcomes") == 0)
+    wait_for(lambda: platform.outbox.waiting("forget-validation") == [])
 
 
 def check_that_a_home_is_up_only_once(home: Path) -> None:
-    second = subprocess.run(command(home, free_port()), capture_output=True, timeout=60)
+    second = subprocess.run(command(home, free_port()), capture_output=True, timeout=LONGEST_S)
     assert second.returncode == 2
     assert b"is up already" in second.stderr
 
@@ -128,7 +120,7 @@ def check_that_everything_stops(process: subprocess.Popen[bytes], said: Path) ->
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 3
     process.send_signal(signal.SIGTERM)
-    assert process.wait(40) == 0
+    assert process.wait(LONGEST_S) == 0
     assert said.read_text().rstrip().endswith("Stopped.")
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=LONGEST_S)
     assert alive == []

@@ -1,6 +1,7 @@
 """Objects that a bucket announces, with moto's S3 and SQS: fetched once, landed, taken into the lake."""
 
 import json
+import time
 import uuid
 from types import SimpleNamespace
 
@@ -29,13 +30,18 @@ def amazon():
 
 
 @pytest.fixture
-def place(tmp_path, amazon, monkeypatch):
+def visibility_s():
+    return 600
+
+
+@pytest.fixture
+def place(tmp_path, amazon, monkeypatch, visibility_s):
     """A bucket that announces its objects on a queue, and a home that receives from it."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     home, name = tmp_path / "home", f"drop-{uuid.uuid4().hex}"
     home.mkdir()
-    (home / "settings.toml").write_text(f'aws_endpoint_url = "{amazon}"\nqueue_visibility_s = 2\n')
+    (home / "settings.toml").write_text(f'aws_endpoint_url = "{amazon}"\nqueue_visibility_s = {visibility_s}\n')
     settings = load_settings(home)
     s3, sqs = s3_client(settings), sqs_client(settings)
     url = sqs.create_queue(QueueName=name)["QueueUrl"]
@@ -169,6 +175,7 @@ def test_a_bucket_that_refuses_leaves_the_message_on_the_queue(place):
     assert list(place.folder.glob("*")) == []
 
 
+@pytest.mark.parametrize("visibility_s", [2])
 def test_who_is_killed_between_landing_and_noting_brings_nothing_twice(place, monkeypatch):
     place.s3.put_object(Bucket=place.bucket, Key="a", Body=lines(1, 2))
     [receiver] = place.platform.receivers("logins", "default", lambda _said: None)
@@ -182,8 +189,6 @@ def test_who_is_killed_between_landing_and_noting_brings_nothing_twice(place, mo
     monkeypatch.setattr(receiver._objects, "_write_down", kill)
     with pytest.raises(KilledError):
         receiver.run(lambda: False, 0.1)
-    import time
-
     time.sleep(2.1)
     receive(place)
     assert len(list(place.folder.iterdir())) == 2

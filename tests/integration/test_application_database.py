@@ -3,7 +3,6 @@
 
 import json
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -23,6 +22,7 @@ from stores.settings import Settings, load_settings
 from transforms.access import Role
 from transforms.audit import Action, Outcome, first_bad
 from transforms.errors import DatabaseError, NotYetError, RefusedError, UsageError
+from waiting import LONGEST_S
 
 
 @pytest.fixture
@@ -121,15 +121,13 @@ def test_who_reads_does_not_wait_for_who_writes(database):
     def write():
         with database.begin():
             held.set()
-            done.wait(30)
+            done.wait(LONGEST_S)
 
     thread = threading.Thread(target=write)
     thread.start()
-    held.wait(30)
-    start = time.monotonic()
+    held.wait(LONGEST_S)
     assert database.rows(sa.select(METADATA.tables["tenants"])) == []
-    assert time.monotonic() - start < 20
-    assert thread.is_alive()
+    assert thread.is_alive()  # it holds what it wrote for five minutes, or until it is told
     done.set()
     thread.join()
 

@@ -22,7 +22,9 @@ from stores.sqs import SqsLimits, SqsQueue
 from transforms.errors import QueueError, UsageError
 from transforms.records import open_message
 
-VISIBILITY_S = 2
+# Long enough that nothing comes again on a busy machine, and short where it shall come again.
+VISIBILITY_S = 600
+SHORT_S = 2
 MOST = 2
 
 
@@ -94,7 +96,6 @@ def counts(queue):
     return depth.visible, depth.in_flight, depth.dead
 
 
-@pytest.mark.parametrize("visibility_s", [60])  # on a busy machine the usual two seconds pass meanwhile
 def test_what_is_sent_is_received_once_and_hidden_until_deleted(queue):
     ids = queue.send(bodies(23))
     assert len(set(ids)) == 23
@@ -112,31 +113,33 @@ def test_what_is_sent_is_received_once_and_hidden_until_deleted(queue):
 def test_an_empty_queue_is_waited_for_as_long_as_asked(queue):
     start = time.monotonic()
     assert queue.receive(10, 1) == []
-    assert 0.9 < time.monotonic() - start < 5
+    assert time.monotonic() - start > 0.9
 
 
+@pytest.mark.parametrize("visibility_s", [SHORT_S])
 def test_what_is_not_confirmed_comes_again_and_then_is_a_dead_letter(queue):
     queue.send(["a"])
-    [first] = drain(queue)
-    time.sleep(VISIBILITY_S + 0.2)
-    [second] = drain(queue, 1)
+    [first] = queue.receive(10, 0)
+    time.sleep(SHORT_S + 0.2)
+    [second] = queue.receive(10, 1)
     assert (second.id, second.body, second.receives) == (first.id, "a", 2)
     assert second.receipt != first.receipt
-    time.sleep(VISIBILITY_S + 0.2)
+    time.sleep(SHORT_S + 0.2)
     assert drain(queue) == []
     assert counts(queue) == (0, 0, 1)
     assert queue.redrive() == 1
     assert counts(queue)[2] == 0
-    [again] = drain(queue, 1)
+    [again] = queue.receive(10, 1)
     assert again.body == "a"
     assert again.receives == 1
 
 
+@pytest.mark.parametrize("visibility_s", [SHORT_S])
 def test_what_is_extended_stays_hidden(queue):
     queue.send(["a"])
-    messages = drain(queue)
-    assert queue.extend(messages, 30) == []
-    time.sleep(VISIBILITY_S + 0.2)
+    messages = queue.receive(10, 0)
+    assert queue.extend(messages, VISIBILITY_S) == []
+    time.sleep(SHORT_S + 0.2)
     assert drain(queue) == []
     assert queue.delete(messages) == []
     assert counts(queue) == (0, 0, 0)
@@ -212,7 +215,7 @@ def test_no_more_is_taken_than_was_asked_for(tmp_path, credentials):
 
 
 def test_what_throttles_and_fails_now_and_then_is_asked_again(tmp_path, credentials):
-    with own_queue(tmp_path, faults={"throttle": 0.2, "fail": 0.1}, visibility_s=30) as queue:
+    with own_queue(tmp_path, faults={"throttle": 0.2, "fail": 0.1}) as queue:
         sent = []
         for _ in range(5):
             with contextlib.suppress(QueueError):
@@ -251,9 +254,7 @@ def test_a_queue_that_is_not_there_is_named_by_its_code(tmp_path, credentials):
 
 def test_the_server_does_misbehave(tmp_path, credentials):
     """What the crash test relies on: each fault happens."""
-    with own_queue(
-        tmp_path, faults={"duplicate": 0.3, "reorder": 1.0, "expire": 0.2}, visibility_s=30
-    ) as queue:
+    with own_queue(tmp_path, faults={"duplicate": 0.3, "reorder": 1.0, "expire": 0.2}) as queue:
         sent = queue.send(bodies(100))
         first = queue.receive(10, 0)
         assert [one.id for one in first] != sent[:10]

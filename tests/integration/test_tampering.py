@@ -22,6 +22,7 @@ from orchestration.resources import Platform
 from stores.database import Database
 from stores.settings import load_settings
 from transforms.audit import Action, Entry, Outcome, entry_hash
+from waiting import LONGEST_S
 
 ROUNDS = int(os.environ.get("AUDIT_TAMPERINGS", "300"))
 TEXTS = ("at", "principal", "action", "outcome", "parameters", "previous", "hash")
@@ -233,5 +234,5 @@ def test_entries_are_synced_together_and_those_that_allow_at_once(
     for outcome in (Outcome.ALLOWED, Outcome.DONE, Outcome.FAILED, Outcome.REFUSED):
         platform.audit.record("default", "root", Action.SQL_RUN, outcome)
     assert begun == [True, False, False, False]
-    assert synced.wait(10)
+    assert synced.wait(LONGEST_S)
     assert platform.audit.verify("default").ok

@@ -2,7 +2,6 @@
 
 import io
 import json
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from stores.settings import load_settings
 from stores.verification import verify_certificate
 from transforms.access import RIGHTS, Role
 from transforms.errors import DecryptionError, MissingError, NotYetError
+from waiting import wait_for
 
 NOBODY = "5082b1ae-0000-4e3b-a1d8-9750b4407eff"
 
@@ -210,9 +210,7 @@ def test_the_service_does_errands_in_a_process_of_its_own(
     left = requests.add([subject], [platform.keys("default").query_digest(subject.id)], "client:office", "r")
     headers = {"Authorization": f"Bearer {platform.tokens.issue(client, client.scopes)}"}
     with TestClient(make_application(platform)) as service:
-        deadline = time.monotonic() + 180
-        while requests.find(left.id).state is not ErasureState.CERTIFIED and time.monotonic() < deadline:
-            time.sleep(0.2)
+        wait_for(lambda: requests.find(left.id).state is ErasureState.CERTIFIED)
         shown = service.get(f"/v1/subjects/erasures/{left.id}", headers=headers).json()
     assert (shown["state"], shown["problem"]) == ("certified", None)
 

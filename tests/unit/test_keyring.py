@@ -18,6 +18,7 @@ from stores.keyring import (
 )
 from stores.keys import TenantKeys, create_tenant_keys
 from transforms.errors import KeyringError, UsageError
+from waiting import LONGEST_S
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -230,7 +231,7 @@ def test_processes_that_allot_key_ids_at_once_agree(keyring: LocalKeyring, path:
     processes = [context.Process(target=allot, args=(str(path), some, answers)) for some in each]
     for process in processes:
         process.start()
-    got = [answers.get(timeout=30) for _ in processes]
+    got = [answers.get(timeout=LONGEST_S) for _ in processes]
     for process in processes:
         process.join()
     merged = {name: value for one in got for name, value in one.items()}

@@ -17,6 +17,7 @@ from stores.contracts import load_contract, load_contracts
 from stores.tables import Commit, Tables
 from transforms.errors import TableError
 from transforms.tables import TableSpec, masked_table, raw_table, table_specs
+from waiting import LONGEST_S
 
 CONTRACT = load_contract("logins")
 MASKED, RAW = masked_table(CONTRACT), raw_table(CONTRACT)
@@ -359,7 +360,7 @@ def test_a_vacuum_waits_for_readers(tables: Tables):
         assert vacuum.is_alive()
         # The version that was opened is still whole.
         assert pinned.collect().height == 3
-    vacuum.join(10)
+    vacuum.join(LONGEST_S)
     assert not vacuum.is_alive()
     assert len(data_files(tables)) == 1
 
@@ -380,7 +381,7 @@ def test_a_writer_of_a_whole_zone_holds_up_its_tables_alone(tables: Tables):
         tables.append("default", RAW, rows(RAW, 1), commit("b"))
         write.join(0.2)
         assert write.is_alive()
-    write.join(10)
+    write.join(LONGEST_S)
     assert read(tables).height == 1
 
 
