@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from transforms.capture import pcapng
 from transforms.capture.packets import Interface, Packets
@@ -284,6 +286,16 @@ def test_offsets_and_limits():
     far = np.array([0, 5, (1 << 64) - 1], np.uint64)
     assert add_offsets(far, np.array([-7, 2, 0])).tolist()[:2] == [-7, 7]
     assert add_offsets(far, np.array([-(1 << 63), (1 << 63) - 1, 0]))[1:].min() > 9_223_372_036
+
+
+@given(st.integers(0, (1 << 64) - 1), st.integers(-(1 << 63), (1 << 63) - 1))
+def test_an_offset_and_a_time_that_undo_each_other_are_a_time(seconds: int, offset: int):
+    """Found by changed captures: an offset of the least number that there is, below a time as large."""
+    for moment in (seconds, -offset + seconds % 10_000_000_000, -offset - 1):
+        moment = min(max(moment, 0), (1 << 64) - 1)
+        [found] = add_offsets(np.array([moment], np.uint64), np.array([offset], np.int64)).tolist()
+        wanted = moment + offset
+        assert found == wanted if abs(wanted) <= 1 << 60 else found * (1 if wanted > 0 else -1) >= 1 << 60
     edges = np.array([-9_223_372_037, -9_223_372_036, 9_223_372_036, 9_223_372_036, 9_223_372_037])
     fractions = np.array([0, 0, 854_775_807, 854_775_808, 0])
     assert fits_ns(edges, fractions).tolist() == [False, True, True, False, False]

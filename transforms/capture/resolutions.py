@@ -14,7 +14,7 @@ from transforms.capture.packets import NS
 
 MICROSECONDS, NANOSECONDS = 6, 9
 _NAMES = {MICROSECONDS: "us", NANOSECONDS: "ns"}
-# Beyond this many seconds no time fits, and below it sums of two do not overflow.
+# Beyond this many seconds no time fits, and up to it 64 bits hold any.
 _FAR_S = 1 << 61
 _LAST_S, _LAST_NS = divmod((1 << 63) - 1, NS)
 _FIRST_S = -((1 << 63) // NS)
@@ -79,8 +79,12 @@ def _split_binary(ticks: NDArray[np.uint64], exponent: int) -> tuple[NDArray[np.
 
 def add_offsets(seconds: NDArray[np.uint64], offsets_s: NDArray[np.int64]) -> NDArray[np.int64]:
     """Add interfaces' offsets; what is far beyond any time that fits stays beyond it."""
-    far = np.uint64(_FAR_S)
-    return np.asarray(np.minimum(seconds, far).astype(np.int64) + np.clip(offsets_s, -_FAR_S, _FAR_S))
+    if not offsets_s.any():
+        return np.minimum(seconds, np.uint64(_FAR_S)).astype(np.int64)
+    # A sum may need 66 bits. The nearest float tells how far it lies; near enough, its 64 bits are right.
+    near = seconds.astype(np.float64) + offsets_s.astype(np.float64)
+    sums = (seconds + offsets_s.view(np.uint64)).view(np.int64)
+    return np.where(near > _FAR_S, _FAR_S, np.where(near < -_FAR_S, -_FAR_S, sums))
 
 
 def fits_ns(seconds: NDArray[np.int64], fractions_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
