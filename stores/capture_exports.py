@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any
 
@@ -113,7 +114,7 @@ class Plan:
     inside: tuple[Stored, ...]
     selected: Mapping[int, Packets]
     summary: Summary
-    files: tuple[dict[str, Any], ...]
+    find_files: Callable[[], tuple[dict[str, Any], ...]] = field(repr=False)
     read: Callable[[Stored], memoryview] = field(repr=False)
 
     @property
@@ -125,6 +126,11 @@ class Plan:
     def size_bytes(self) -> int:
         """The exact size of the file."""
         return self.layout.size_bytes(self.inside)
+
+    @cached_property
+    def files(self) -> tuple[dict[str, Any], ...]:
+        """What is known of the delivered files; only a manifest asks, and a first byte does not wait for it."""
+        return self.find_files()
 
 
 class CaptureExports:
@@ -200,9 +206,9 @@ class CaptureExports:
                         selected[block.number] = chosen
         used = {one.number for one in inside}
         kept = tuple(block for block in blocks if block.number in used)
-        files = self._files([rows[number] for number in used])
         layout = lay_out(inside, wanted)
-        return Plan(since_ns, until_ns, layout, kept, places, tuple(inside), selected, summary, files, read)
+        find = partial(self._files, [rows[number] for number in used])
+        return Plan(since_ns, until_ns, layout, kept, places, tuple(inside), selected, summary, find, read)
 
     def _files(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
         """Describe the delivered files that blocks came from; only what arrived with them is looked at."""
