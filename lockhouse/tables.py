@@ -52,8 +52,9 @@ def tables_command(home: Path | None, tenant: str, as_json: bool) -> None:
     help="How the rows are printed.",
 )
 @tenant_option
+@json_option
 @click.pass_obj
-def sql_command(home: Path | None, query: str | None, form: str, tenant: str) -> None:
+def sql_command(home: Path | None, query: str | None, form: str, tenant: str, as_json: bool) -> None:
     """Ask the masked and curated tables with SQL (DuckDB's), reading only; without QUERY a shell.
 
     \b
@@ -63,7 +64,7 @@ def sql_command(home: Path | None, query: str | None, form: str, tenant: str) ->
     """
     from lockhouse.operations import run_sql
 
-    caller = caller_of(home, tenant)
+    caller, form = caller_of(home, tenant), "object" if as_json else form
     if query is not None:
         _print(run_sql(caller, query, _SHOWN_ROWS + 1 if form == "table" else None), form)
         return
@@ -92,8 +93,9 @@ def _shell(caller: Any, form: str) -> None:  # noqa: ANN401 - operations.Caller,
 def _print(rows: pa.Table, form: str) -> None:
     import polars as pl
 
-    if form == "json":
-        show_json([{name: _plain(value) for name, value in row.items()} for row in rows.to_pylist()])
+    if form in ("json", "object"):
+        plain = [{name: _plain(value) for name, value in row.items()} for row in rows.to_pylist()]
+        show_json(plain if form == "json" else {"rows": plain})
     elif form == "csv":
         frame = pl.DataFrame(rows)
         binary = [name for name, kind in frame.schema.items() if kind == pl.Binary]

@@ -56,6 +56,13 @@ def test_reading_queries_run_in_every_format(call: Call, made_home: Any, query: 
         assert called.out.strip()
 
 
+def test_json_gives_one_object_as_everywhere_and_a_format_gives_the_rows_alone(call: Call, made_home: Any):
+    query = "select device_type, count(*) as n from masked.logins group by all order by all"
+    rows = json.loads(call("sql", query, "--format", "json", home=made_home.home).out)
+    assert len(rows) > 1
+    assert call("sql", query, "--json", home=made_home.home).json == {"rows": rows}
+
+
 @pytest.fixture(scope="module")
 def lake(made_home: Any) -> Path:
     return made_home.home / "lake" / "default"
