@@ -12,6 +12,7 @@ from lockhouse.capture import Moment
 from lockhouse.main import caller_of, json_option, tenant_option
 from lockhouse.output import note, program, show_json, show_table
 from transforms.access import RIGHTS, Right, Role
+from transforms.errors import UsageError
 
 _ROLE = click.Choice([str(role) for role in Role])
 
@@ -76,7 +77,7 @@ def user_show(home: Path | None, name: str, tenant: str, as_json: bool) -> None:
     caller = caller_of(home, tenant)
     found = [one for one in list_users(caller) if one["user"] == name]
     if not found:
-        raise click.UsageError("no such user: `lockhouse user list` shows them")
+        raise UsageError("no such user", see="lockhouse user list")
     grants = [one for one in list_grants(caller) if one["principal"] == name]
     if as_json:
         show_json({**found[0], "grants": grants})
@@ -171,7 +172,7 @@ def client_show(home: Path | None, name: str, tenant: str, as_json: bool) -> Non
 
     found = [one for one in list_clients(caller_of(home, tenant)) if one["client"] == name]
     if not found:
-        raise click.UsageError("no such client: `lockhouse client list` shows them")
+        raise UsageError("no such client", see="lockhouse client list")
     if as_json:
         show_json(found[0])
         return
@@ -356,7 +357,7 @@ def grant_show(home: Path | None, grant: str, tenant: str, as_json: bool) -> Non
 
     found = [one for one in list_grants(caller_of(home, tenant)) if one["id"] == grant]
     if not found:
-        raise click.UsageError("no such grant: `lockhouse grant list` shows them")
+        raise UsageError("no such grant", see="lockhouse grant list")
     if as_json:
         show_json(found[0])
     else:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lockhouse.output import note_error
+
 if TYPE_CHECKING:
     from lockhouse.operations import Caller
     from orchestration.resources import Platform
@@ -147,8 +149,7 @@ def main() -> None:
 
 
 def _fail(error: Exception | str, code: int) -> None:
-    see = getattr(error, "see", "")
-    click.echo(f"lockhouse: {error}" + (f": `{see}` shows them" if see else ""), err=True)
+    note_error(error)
     sys.exit(code)
 
 

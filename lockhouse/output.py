@@ -24,6 +24,12 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
+def note_error(error: Exception | str) -> None:
+    """Say what went wrong, and which command shows what there is, where the error knows one."""
+    see = getattr(error, "see", "")
+    note(f"lockhouse: {error}" + (f": `{see}` shows them" if see else ""))
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> None:
     """Print a plain table; `right` names the columns that are aligned to the right."""
     from rich.console import Console

@@ -29,7 +29,7 @@ def reveal(
     domain, limit = domain_of(table, column), caller.platform.settings.reveal_row_limit
     sandbox = SqlSandbox(caller.platform.tables, caller.tenant)
     if table not in sandbox.names():
-        raise UsageError("no such table: `lockhouse tables` shows them")
+        raise UsageError("no such table", see="lockhouse tables")
     _check_words(reason, purpose)
     marks = {"table": table, "column": column, "where": caller.digest(where)}
     marks |= {"purpose": purpose, "reason": reason}

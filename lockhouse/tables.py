@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lockhouse.main import caller_of, json_option, tenant_option
-from lockhouse.output import note, program, show_json, show_table
+from lockhouse.output import note, note_error, program, show_json, show_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -87,7 +87,7 @@ def _shell(caller: Any, form: str) -> None:  # noqa: ANN401 - operations.Caller,
         try:
             _print(run_sql(caller, line, _SHOWN_ROWS + 1 if form == "table" else None), form)
         except LockhouseError as error:
-            note(f"lockhouse: {error}")
+            note_error(error)
 
 
 def _print(rows: pa.Table, form: str) -> None:

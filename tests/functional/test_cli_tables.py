@@ -181,6 +181,8 @@ def test_queries_from_standard_input_go_on_after_a_wrong_one(call: Call, made_ho
     assert called.code == DONE
     assert called.out.split() == ["n", "42", "n", "43"]
     assert "lockhouse: the query does not run" in called.err
+    nobodys = call("sql", "--tenant", "nobody", home=made_home.home, stdin="select 1\n")
+    assert "no tenant nobody: `lockhouse tenant list` shows them" in nobodys.err
 
 
 def test_what_was_asked_is_audited_as_a_digest(call: Call, copied_home: Any):

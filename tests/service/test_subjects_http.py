@@ -297,3 +297,12 @@ def test_the_page_offers_nothing_to_whoever_may_not(office: Office):
     form = {"csrf": csrf_of(page.text), "id": office.person, "act": "erase", "sure": "yes", "reason": "r"}
     assert browser.post("/subjects", data=form).status_code == 403
     assert office.platform.erasure_requests("default").listing() == []
+
+
+def test_a_table_that_is_not_there_yet_is_told_without_a_command(office: Office):
+    """Whoever asks over HTTP has no command line."""
+    reveal = {"table": "masked.validations", "column": "username_token", "reason": "ticket"}
+    with TestClient(make_application(office.platform)) as service:
+        answer = service.post("/v1/reveal", json=reveal, headers=office.headers)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "no such table"
