@@ -94,7 +94,7 @@ class Caller:
 
         Raises: RefusedError where nothing does, or the token's scopes leave it out.
         """
-        tenant = self._named_tenant() if right in _OUTLIVING else self.known_tenant()
+        tenant = self.known_tenant(or_ended=right in _OUTLIVING)
         if self.scopes is not None and right not in self.scopes:
             raise RefusedError(f"the token lacks the scope {right}")
         return self.platform.access.authorise(self.principal, right, tenant, on_device)
@@ -103,7 +103,11 @@ class Caller:
         """Write an entry; it is durable when this returns."""
         with self.step("audit"):
             self.platform.audit.record(
-                self._named_tenant(), self.principal, action, outcome, **{**self.marks, **parameters}
+                self.known_tenant(or_ended=True),
+                self.principal,
+                action,
+                outcome,
+                **{**self.marks, **parameters},
             )
         self.entries += 1
 
@@ -111,19 +115,17 @@ class Caller:
         """Give a keyed digest of something that may hold a personal value, for the audit trail."""
         return self.platform.keys(self.known_tenant()).query_digest(text)
 
-    def known_tenant(self) -> str:
+    def known_tenant(self, *, or_ended: bool = False) -> str:
         """Give the tenant's name. Raises: UsageError where it is not registered, or was off-boarded."""
-        if not self.platform.access.has_tenant(checked_tenant(self.tenant)):
-            ended_at = self.platform.access.ended_tenants().get(self.tenant)
-            if ended_at:
-                raise UsageError(f"the tenant {self.tenant} was off-boarded on {ended_at[:10]}")
-            raise UsageError(f"no tenant {self.tenant}", see="lockhouse tenant list")
-        return self.tenant
-
-    def _named_tenant(self) -> str:
-        """Give the tenant's name, that of an off-boarded one as well."""
-        is_ended = self.tenant in self.platform.access.ended_tenants()
-        return self.tenant if is_ended else self.known_tenant()
+        access = self.platform.access
+        if access.has_tenant(checked_tenant(self.tenant)):
+            return self.tenant
+        ended_at = access.ended_at(self.tenant)
+        if ended_at and or_ended:
+            return self.tenant
+        if ended_at:
+            raise UsageError(f"the tenant {self.tenant} was off-boarded on {ended_at[:10]}")
+        raise UsageError(f"no tenant {self.tenant}", see="lockhouse tenant list")
 
 
 def bring_up(caller: Caller) -> None:

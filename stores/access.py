@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from stores.clients import Clients
 from stores.database import PRINCIPALS, ROLE_ASSIGNMENTS, TENANTS, Database
-from stores.grants import Grants
+from stores.grants import Grants, covering, moment_text
 from transforms.access import OF_DEVICES, Right, Role, allows
 from transforms.errors import RefusedError, UsageError
 
@@ -24,26 +24,23 @@ class Access:
         self._database, self._clock = database, clock
         self.clients, self.grants = Clients(database, clock), Grants(database, clock)
         self._tenant = database.prepare(
-            sa.select(TENANTS.c.name).where(
-                TENANTS.c.name == sa.bindparam("tenant"), TENANTS.c.ended_at.is_(None)
-            )
+            sa.select(TENANTS.c.ended_at).where(TENANTS.c.name == sa.bindparam("tenant"))
         )
-        self._roles = database.prepare(
-            sa.select(ROLE_ASSIGNMENTS.c.role).where(
-                ROLE_ASSIGNMENTS.c.principal == sa.bindparam("principal"),
-                sa.or_(
-                    ROLE_ASSIGNMENTS.c.tenant == sa.bindparam("tenant"),
-                    ROLE_ASSIGNMENTS.c.tenant == EVERY_TENANT,
-                ),
-            )
+        roles = sa.select(ROLE_ASSIGNMENTS.c.role, sa.null()).where(
+            ROLE_ASSIGNMENTS.c.principal == sa.bindparam("principal"),
+            sa.or_(
+                ROLE_ASSIGNMENTS.c.tenant == sa.bindparam("tenant"), ROLE_ASSIGNMENTS.c.tenant == EVERY_TENANT
+            ),
         )
+        # Together: a transaction costs more than either of them finds.
+        self._held = database.prepare(sa.union_all(roles, covering()))
 
     def add_tenant(self, tenant: str) -> bool:
         """Register a tenant; give whether it is new.
 
         Raises: UsageError where one of that name was off-boarded: its trail and certificate bear the name.
         """
-        if tenant in self.ended_tenants():
+        if self.ended_at(tenant):
             raise UsageError(f"the tenant {tenant} was off-boarded for good: take another name")
         return self._insert_once(TENANTS, {"name": tenant, "created_at": self._now()}, {"name": tenant})
 
@@ -59,7 +56,11 @@ class Access:
 
     def has_tenant(self, tenant: str) -> bool:
         """Whether a tenant is registered, and was not off-boarded."""
-        return bool(self._tenant(tenant=tenant))
+        return self._tenant(tenant=tenant) == [(None,)]
+
+    def ended_at(self, tenant: str) -> str | None:
+        """Give when a tenant was off-boarded, None for one that was not and for one that never was."""
+        return next((ended_at for (ended_at,) in self._tenant(tenant=tenant)), None)
 
     def assign(self, principal: str, role: Role, tenant: str = EVERY_TENANT) -> bool:
         """Give a principal a role in a tenant; give whether that is new."""
@@ -74,7 +75,7 @@ class Access:
 
     def roles(self, principal: str, tenant: str) -> list[str]:
         """Give the roles that a principal holds in a tenant."""
-        return [role for (role,) in self._roles(principal=principal, tenant=tenant)]
+        return [role for role, _ in self._roles_and_grants(principal, tenant, None)]
 
     def assignments(self, tenant: str) -> list[dict[str, str]]:
         """Give who holds which role in a tenant, those that hold it in every tenant included."""
@@ -103,18 +104,23 @@ class Access:
 
         Raises: RefusedError where nothing does.
         """
-        for role in self.roles(principal, tenant):
+        held = self._roles_and_grants(principal, tenant, device_ref if right in OF_DEVICES else None)
+        for role, grant in held:
             if allows(role, right):
-                return role
+                return role if grant is None else f"grant:{grant}"
         # A scope says what a program may ask for; whose packets it gets, only a grant says.
         client = self.clients.find(principal) if right not in OF_DEVICES else None
         if client is not None and client.tenant == tenant and right in client.scopes and not client.revoked_at:
             return "scope"
-        if device_ref is not None and right in OF_DEVICES:
-            grant = self.grants.covering(principal, right, tenant, device_ref)
-            if grant is not None:
-                return f"grant:{grant}"
         raise RefusedError(f"{principal} holds no role with the right {right} in tenant {tenant}")
+
+    def _roles_and_grants(
+        self, principal: str, tenant: str, device_ref: str | None
+    ) -> list[tuple[str, str | None]]:
+        """Give the roles that are held, and those of grants that cover the device now with the grant's id."""
+        now = moment_text(self._clock())
+        found = self._held(principal=principal, tenant=tenant, device_ref=device_ref, now=now)
+        return [(role, grant) for role, grant in found if role]
 
     def _now(self) -> str:
         return self._clock().isoformat(timespec="seconds")

@@ -147,9 +147,7 @@ class AuditTrail:
         return self._clock().isoformat(timespec="microseconds")
 
     def _head(self, connection: sa.Connection, tenant: str) -> tuple[int, str]:
-        row = self._newest(connection, tenant=tenant).first()
-        seq, head = list(row) if row else (0, GENESIS)
-        return seq, head
+        return next(iter(self._newest(connection, tenant=tenant)), (0, GENESIS))
 
     def _sync_soon(self) -> None:
         """Sync once for all entries that come until then."""

@@ -10,9 +10,33 @@ import sqlalchemy as sa
 import uuid_utils
 
 from stores.database import DEVICE_GROUPS, GRANTS, Database
-from transforms.access import Right, Role, allows
+from transforms.access import Role
 from transforms.credentials import checked_name
 from transforms.errors import UsageError
+
+
+def covering() -> sa.Select[Any]:
+    """Choose role and id of the grants that a `principal` has `now` over a `device_ref` of a `tenant`.
+
+    A group of the device that no grant names gives a row of nulls. The join is an outer one for that alone: it
+    begins with the few groups of a device, where SQLite by itself begins with all grants of a principal.
+    """
+    live = sa.and_(
+        GRANTS.c.tenant == DEVICE_GROUPS.c.tenant,
+        GRANTS.c.device_group == DEVICE_GROUPS.c.name,
+        GRANTS.c.principal == sa.bindparam("principal"),
+        GRANTS.c.revoked_at.is_(None),
+        GRANTS.c.since <= sa.bindparam("now"),
+        GRANTS.c.until > sa.bindparam("now"),
+    )
+    return (
+        sa.select(GRANTS.c.role, GRANTS.c.id)
+        .select_from(DEVICE_GROUPS.outerjoin(GRANTS, live))
+        .where(
+            DEVICE_GROUPS.c.tenant == sa.bindparam("tenant"),
+            DEVICE_GROUPS.c.device_ref == sa.bindparam("device_ref"),
+        )
+    )
 
 
 class Grants:
@@ -21,26 +45,6 @@ class Grants:
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         """Remember the database; nothing is read yet."""
         self._database, self._clock = database, clock
-        covers = sa.and_(
-            DEVICE_GROUPS.c.tenant == GRANTS.c.tenant, DEVICE_GROUPS.c.name == GRANTS.c.device_group
-        )
-        self._covering = database.prepare(
-            sa.select(GRANTS.c.id, GRANTS.c.role)
-            .join(DEVICE_GROUPS, covers)
-            .where(
-                GRANTS.c.tenant == sa.bindparam("tenant"),
-                GRANTS.c.principal == sa.bindparam("principal"),
-                GRANTS.c.revoked_at.is_(None),
-                GRANTS.c.since <= sa.bindparam("now"),
-                GRANTS.c.until > sa.bindparam("now"),
-                DEVICE_GROUPS.c.device_ref == sa.bindparam("device_ref"),
-            )
-        )
-
-    def covering(self, principal: str, right: Right, tenant: str, device_ref: str) -> str | None:
-        """Give the grant under which a principal may do something with a device now, None where none is."""
-        found = self._covering(principal=principal, tenant=tenant, device_ref=device_ref, now=self._now())
-        return next((grant for grant, role in found if allows(role, right)), None)
 
     def devices_of(self, principal: str, tenant: str) -> list[str]:
         """Give the pseudonyms of the devices that live grants of a principal cover."""
@@ -70,7 +74,7 @@ class Grants:
             raise UsageError("no device is in that group: `lockhouse grant group` fills it")
         grant = str(uuid_utils.uuid7())
         row = {"id": grant, "tenant": tenant, "principal": principal, "role": str(role)}
-        times = {"since": _text(since), "until": _text(until)}
+        times = {"since": moment_text(since), "until": moment_text(until)}
         with self._database.begin() as connection:
             connection.execute(
                 GRANTS.insert().values(**row, **times, device_group=group, created_by=by, revoked_at=None)
@@ -119,9 +123,9 @@ class Grants:
                     connection.execute(DEVICE_GROUPS.insert().values(**one))
 
     def _now(self) -> str:
-        return _text(self._clock())
+        return moment_text(self._clock())
 
 
-def _text(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
     """Write a time so that times are ordered as their texts are."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

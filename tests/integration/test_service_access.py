@@ -156,6 +156,16 @@ def test_a_grant_counts_for_its_devices_its_tenant_its_principal_and_its_time(ac
                 access.authorise("iris", Right.READ_PAYLOAD, "acme", "d2")
 
 
+def test_of_a_devices_many_groups_the_one_that_is_granted_counts(access: Access):
+    for group in ("alone", "case", "others"):
+        access.grants.change_group("acme", group, ["d1"], [])
+    access.grants.add("acme", "ivan", Role.INVESTIGATOR, "alone", START, START + timedelta(hours=1), "root")
+    access.grants.add("acme", "iris", Role.ANALYST, "others", START, START + timedelta(hours=1), "root")
+    grant = granted(access, Role.INVESTIGATOR)
+    assert access.authorise("iris", Right.READ_PAYLOAD, "acme", "d1") == f"grant:{grant}"
+    assert access.roles("iris", "acme") == []
+
+
 def test_a_revoked_grant_and_a_device_taken_out_count_no_more(access: Access):
     grant = granted(access, Role.INVESTIGATOR)
     access.grants.change_group("acme", "case", [], ["d2"])
