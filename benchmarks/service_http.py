@@ -1,4 +1,4 @@
-"""The service at the door: a download against nginx, an upload's memory, what audit and authorisation cost.
+"""The service at the door: a download against nginx, four uploads at once, what audit and authorisation cost.
 
 Client and servers share the machine. nginx serves the very bytes that the service makes from sealed blocks.
 """
@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from transforms.errors import RefusedError
 
 HOUR, NEXT_HOUR = "2026-11-21T07:00:00Z", "2026-11-21T08:00:00Z"
 PATH = f"/v1/devices/router-7/capture?from={HOUR}&to={NEXT_HOUR}"
-PART = 16 << 20
+PART, UPLOADS = 16 << 20, 4
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument("--packets", type=int, default=100_000, help="packets of the download")
-    options.add_argument("--upload-mb", type=int, default=500, help="megabytes of the upload")
+    options.add_argument("--upload-mb", type=int, default=500, help="megabytes of each of four uploads")
     options.add_argument("--daily-mb", type=int, default=500, help="megabytes of the file that is sent daily")
     options.add_argument("--seconds", type=int, default=10, help="for how long 64 clients ask")
     options.add_argument("--devices", type=int, default=100_000, help="devices in the registry of groups")
@@ -78,7 +79,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {platform.tokens.issue(client, client.scopes)}"}
         figures = measure_download(process, port, headers, content, folder)
         figures |= measure_request(platform, port, headers)
-        figures |= measure_upload(process, port, headers, given.upload_mb)
+        figures |= measure_uploads(process, port, headers, given.upload_mb)
         figures |= measure_daily(port, headers, given.daily_mb)
         figures |= measure_clients(port, headers, given.seconds)
         begun = send_half(port, headers)
@@ -210,14 +211,33 @@ def measure_request(platform: Platform, port: int, headers: dict[str, str]) -> d
     }
 
 
-def measure_upload(
+def measure_uploads(
     process: subprocess.Popen[str], port: int, headers: dict[str, str], megabytes: int
 ) -> dict[str, Any]:
-    """Send a file by parts; gives how much the service's memory grew at most."""
-    # One part of noise, sent as several different ones: its beginning is counted up.
-    noise, count = bytearray(b"\x5a" * PART), -(-megabytes * 1_000_000 // PART)
-    whole, parts = hashlib.sha256(), []
-    sizes = [min(PART, megabytes * 1_000_000 - PART * at) for at in range(count)]
+    """Send four files at once by parts; gives how much the service's memory grew at most."""
+    watched, over = psutil.Process(process.pid), threading.Event()
+    before = most = watched.memory_info().rss
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        begun = time.perf_counter()
+        sent = [pool.submit(send_upload, port, headers, megabytes, number) for number in range(UPLOADS)]
+        while not all(one.done() for one in sent):
+            most = max(most, watched.memory_info().rss)
+            over.wait(0.02)
+        seconds = time.perf_counter() - begun
+        for one in sent:
+            one.result()
+    return {
+        "uploads_at_once": UPLOADS,
+        "upload_mb_s": round(UPLOADS * megabytes / seconds, 1),
+        "upload_growth_mib": round((most - before) / (1 << 20), 1),
+    }
+
+
+def send_upload(port: int, headers: dict[str, str], megabytes: int, number: int) -> None:
+    """Send a file of noise by parts, each of which is another one, and complete it."""
+    noise = bytearray(random.Random(number).randbytes(1 << 20) * (PART >> 20))  # noqa: S311 - content
+    whole, parts, size = hashlib.sha256(), [], megabytes * 1_000_000
+    sizes = [min(PART, size - at) for at in range(0, size, PART)]
     for at, size in enumerate(sizes):
         noise[:8] = at.to_bytes(8, "big")
         whole.update(noise[:size])
@@ -227,22 +247,13 @@ def measure_upload(
     )
     status, answer = ask(port, "/v1/uploads", {**headers, "Content-Type": "application/json"}, "POST", promised)
     assert status == 201, answer
-    upload, watched = json.loads(answer)["upload"], psutil.Process(process.pid)
-    before = most = watched.memory_info().rss
-    begun = time.perf_counter()
+    upload = json.loads(answer)["upload"]
     for at, size in enumerate(sizes):
         noise[:8] = at.to_bytes(8, "big")
         status, answer = ask(port, f"/v1/uploads/{upload}/parts/{at}", headers, "PUT", bytes(noise[:size]))
         assert status == 200, answer
-        most = max(most, watched.memory_info().rss)
     status, answer = ask(port, f"/v1/uploads/{upload}/complete", headers, "POST")
-    seconds = time.perf_counter() - begun
     assert status == 202, answer
-    most = max(most, watched.memory_info().rss)
-    return {
-        "upload_mb_s": round(megabytes / seconds, 1),
-        "upload_growth_mib": round((most - before) / (1 << 20), 1),
-    }
 
 
 def promise(port: int, headers: dict[str, str], content: bytes, size: int) -> dict[str, Any]:

@@ -413,6 +413,7 @@ class Database:
         self.is_embedded = url.startswith("sqlite")
         self.url = url if self.is_embedded else name_driver(url)
         self._engine = self._made_engine(is_read_only)
+        self._prepared: dict[sa.Executable, Callable[..., list[tuple[Any, ...]]]] = {}
         self._driver: Any = self._engine.dialect.dbapi
         self._reading = threading.local()
         self._readers: list[Any] = []
@@ -515,6 +516,11 @@ class Database:
 
         It reads outside of any transaction, on a connection that its thread keeps.
         """
+        if query not in self._prepared:
+            self._prepared[query] = self._made_ready(query)
+        return self._prepared[query]
+
+    def _made_ready(self, query: sa.Executable) -> Callable[..., list[tuple[Any, ...]]]:
         text, bind = self._compiled(query)
 
         def run(**values: object) -> list[tuple[Any, ...]]:

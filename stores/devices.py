@@ -33,6 +33,16 @@ LONGEST_ID = 128
 
 Kind = Literal["mac", "ip"]
 
+_OF_A_DEVICE = (
+    sa.select(DEVICES.c.token, OWNERSHIPS.c.number, OWNERSHIPS.c.owner_token, OWNERSHIPS.c.since)
+    .join(
+        OWNERSHIPS,
+        (OWNERSHIPS.c.tenant == DEVICES.c.tenant) & (OWNERSHIPS.c.device_ref == DEVICES.c.device_ref),
+    )
+    .where(DEVICES.c.tenant == sa.bindparam("tenant"), DEVICES.c.device_ref == sa.bindparam("device_ref"))
+    .order_by(OWNERSHIPS.c.number)
+)
+
 
 @dataclass(frozen=True)
 class Ownership:
@@ -99,10 +109,12 @@ class Devices:
 
         Raises: UsageError where it is not registered.
         """
-        found = self.listing([self.ref(device)])
+        ref = self.ref(device)
+        found = self._database.prepare(_OF_A_DEVICE)(tenant=self._tenant, device_ref=ref)
         if not found:
             raise MissingError("no such device", see="lockhouse device list")
-        return found[0]
+        # Without its token being opened: whoever asks has named it.
+        return Device(device, ref, found[0][0], tuple(_ownership(*row) for _, *row in found))
 
     def listing(self, refs: Sequence[str] | None = None) -> list[Device]:
         """Give registered devices, in the order of registration."""
@@ -113,8 +125,7 @@ class Devices:
             owned = owned.where(OWNERSHIPS.c.device_ref.in_(list(refs)))
         ownerships: dict[str, list[Ownership]] = {}
         for row in self._database.rows(owned):
-            since = _ns(datetime.fromisoformat(row["since"]))
-            one = Ownership(row["number"], row["owner_token"], since)
+            one = _ownership(row["number"], row["owner_token"], row["since"])
             ownerships.setdefault(row["device_ref"], []).append(one)
         rows = self._database.rows(query)
         ids = self._opened("device", [row["token"] for row in rows])
@@ -223,6 +234,10 @@ class Devices:
         column = pl.Series(tokens, dtype=pl.String)
         opened: list[str] = decrypt_column(column, self._keys.live_token_keys(domain)).to_list()
         return opened
+
+
+def _ownership(number: int, owner_token: str | None, since: str) -> Ownership:
+    return Ownership(number, owner_token, _ns(datetime.fromisoformat(since)))
 
 
 def canonical_owner(owner: str) -> str:

@@ -8,6 +8,7 @@ import string
 import polars as pl
 import pytest
 
+from siv_ways import each_way  # noqa: F401 - both ways are run
 from transforms.errors import DecryptionError, UsageError
 from transforms.pii import siv_blocks
 from transforms.pii.ciphers import siv_encrypt

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,8 @@ HEAD_CHARACTERS = 28
 # Beyond 512 bytes a call per value no longer weighs, and this bounds the loops over blocks.
 MOST_BLOCKS = 32
 LONGEST_BYTES = MOST_BLOCKS * BLOCK_BYTES
+# Of so few values of a size, a call each takes less than setting up for all.
+FEW = 16
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def encrypt_column(
     column = ViewColumn(values)
     for chunk in chunks(values, slack=LONGEST_BYTES):
         for blocks, part in _by_block_count(chunk):
-            if blocks > MOST_BLOCKS:
+            if blocks > MOST_BLOCKS or len(part.lengths) < FEW:
                 column.add_each(part.rows, [writer.one_token(value) for value in _each(part)])
             else:
                 matrix, stride = writer.token_rows(part, blocks)
@@ -112,8 +115,8 @@ def decrypt_column(tokens: pl.Series, keys: Mapping[bytes, SivKey], *, text: boo
     for chunk in chunks(tokens, slack=reader.window(MOST_BLOCKS), fill=b"A"):
         opened = replace(chunk, lengths=reader.value_lengths(chunk))
         for blocks, part in _by_block_count(opened):
-            if blocks > MOST_BLOCKS:
-                column.add_each(part.rows, reader.open_long(part))
+            if blocks > MOST_BLOCKS or len(part.lengths) < FEW:
+                column.add_each(part.rows, reader.open_each(part))
             else:
                 column.add_blocks(part.rows, part.lengths, reader.open_rows(part, blocks))
     return column.to_series(tokens.dtype == pl.String if text is None else text, verify=True)
@@ -220,11 +223,18 @@ class _Writer:
 
     def __init__(self, key: SivKey, text: bool, keep_ciphertext: bool) -> None:
         self._key, self._text, self._keep = key, text, keep_ciphertext
-        self._siv = Siv(key.key, key.associated)
-        raw = HEAD_BYTES + np.arange(LONGEST_BYTES + 1) * keep_ciphertext
-        sizes = (4 * raw + 2) // 3 if text else raw
-        start = _encode(key.prefix[:3]) if text else key.prefix[:4]
-        self._heads = sizes.astype(np.uint64) | np.uint64(int.from_bytes(start, "little") << 32)
+
+    @cached_property
+    def _siv(self) -> Siv:
+        return Siv(self._key.key, self._key.associated)
+
+    @cached_property
+    def _heads(self) -> Words:
+        raw = HEAD_BYTES + np.arange(LONGEST_BYTES + 1) * self._keep
+        sizes = (4 * raw + 2) // 3 if self._text else raw
+        start = _encode(self._key.prefix[:3]) if self._text else self._key.prefix[:4]
+        heads: Words = sizes.astype(np.uint64) | np.uint64(int.from_bytes(start, "little") << 32)
+        return heads
 
     def heads(self, lengths: Ints) -> Words:
         """Give the first half of each token's view: its length and its first 4 bytes."""
@@ -303,7 +313,7 @@ class _Reader:
         except ValueError:
             raise DecryptionError(self._what) from None
 
-    def open_long(self, part: Chunk) -> list[bytes]:
+    def open_each(self, part: Chunk) -> list[bytes]:
         """Open tokens one by one."""
         sizes = HEAD_BYTES + part.lengths
         whole = replace(part, lengths=(4 * sizes + 2) // 3 if self._is_text else sizes)

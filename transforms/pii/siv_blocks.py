@@ -300,7 +300,7 @@ class ViewColumn:
         self._views[rows, 1] = places
 
     def add_each(self, rows: Rows, values: Sequence[bytes]) -> None:
-        """Take over values of more than 12 bytes that come one by one."""
+        """Take over values that come one by one."""
         numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows
         held: list[bytes] = []
         size = 0
@@ -309,6 +309,9 @@ class ViewColumn:
                 self._close(held)
                 held, size = [], 0
             head = len(value) | int.from_bytes(value[:4], "little") << 32
+            if len(value) <= INLINE_BYTES:
+                self._views[row] = head, int.from_bytes(value[4:], "little")
+                continue
             self._views[row] = head, len(self._buffers) | size << 32
             held.append(value)
             size += len(value)
