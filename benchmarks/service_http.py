@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -136,6 +137,13 @@ def ask(
     return answer.status, content
 
 
+def free_port() -> int:
+    """Give a port on which nobody listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
 def best_of(act: Callable[[], object], times: int = 5) -> float:
     """Give the shortest of some durations, in seconds."""
     durations = []
@@ -168,17 +176,17 @@ def measure_download(
         return {**figures, "nginx": "absent: apt-get install nginx-light"}
     (folder / "www").mkdir()
     (folder / "www" / "hour.pcap").write_bytes(content)
-    settings = folder / "nginx.conf"
+    settings, free = folder / "nginx.conf", free_port()
     settings.write_text(
         f"daemon off; user {getpass.getuser()}; pid {folder}/nginx.pid; "
         f"error_log {folder}/error.log; events {{}} http {{ "
-        f"access_log off; sendfile on; server {{ listen 127.0.0.1:{port + 1}; root {folder}/www; }} }}"
+        f"access_log off; sendfile on; server {{ listen 127.0.0.1:{free}; root {folder}/www; }} }}"
     )
     process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(settings)])  # noqa: S603, S607 - the peer
     try:
         time.sleep(1)
-        assert ask(port + 1, "/hour.pcap", {}) == (200, content)
-        theirs = best_of(lambda: ask(port + 1, "/hour.pcap", {}))
+        assert ask(free, "/hour.pcap", {}) == (200, content)
+        theirs = best_of(lambda: ask(free, "/hour.pcap", {}))
     finally:
         process.terminate()
         process.wait(20)
