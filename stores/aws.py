@@ -1,13 +1,10 @@
-"""The way to Amazon's services by boto3: clients, and signed calls for where boto3's own cost too much."""
+"""The way to Amazon's services by boto3: clients, and its errors told without what they quote."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from transforms.errors import QueueError
 
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 LONGEST_POLL_S = 20
 # Calls that are under way at once; each has a connection of its own, which is kept.
 MOST_CALLS = 8
-_PATIENCE_S = (0.05, 0.2, 0.8)
+CONNECT_S, ANSWER_S = 5, LONGEST_POLL_S + 10
 
 
 def sqs_client(settings: Settings) -> Any:  # noqa: ANN401 - boto3's clients have no types
@@ -38,8 +35,8 @@ def _client(service: str, settings: Settings) -> Any:  # noqa: ANN401 - boto3's 
     config = Config(
         region_name=settings.aws_region,
         retries={"mode": "standard", "max_attempts": 4},
-        connect_timeout=5,
-        read_timeout=LONGEST_POLL_S + 10,
+        connect_timeout=CONNECT_S,
+        read_timeout=ANSWER_S,
         max_pool_connections=MOST_CALLS,
         # An address of one's own rarely knows a bucket as a host's name.
         s3={"addressing_style": "path"} if settings.aws_endpoint_url else None,
@@ -63,73 +60,6 @@ def open_object(client: Any, bucket: str, key: str, version: str) -> dict[str, A
         if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "NoSuchVersion", "MethodNotAllowed"):
             return None
         raise
-
-
-class SignedCalls:
-    """Calls of a service's JSON protocol through a client's own connections, credentials and signer.
-
-    boto3 spends most of a small call on everything around it: rules for the address, events,
-    validation, a model of the answer. Nothing of that differs from one call of a queue to the next.
-    """
-
-    def __init__(self, client: Any) -> None:  # noqa: ANN401 - boto3's clients have no types
-        """Take boto3's client; what it knows about TLS, proxies and renewed credentials stays in use."""
-        self._url, self._region = client.meta.endpoint_url, client.meta.region_name
-        service = client.meta.service_model
-        self._name, self._version = service.signing_name, service.metadata["jsonVersion"]
-        self._prefix = service.metadata["targetPrefix"]
-        # Both are private to botocore, and have stood there for ten years; the lock file holds its version.
-        self._signer, self._http = client._request_signer, client._endpoint.http_session
-
-    def call(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Make a call that may be repeated; what throttles or fails is asked again, three times.
-
-        Raises: botocore's ClientError for what the service refuses, its other errors for the network.
-        """
-        body = msgspec.json.encode(parameters)
-        for pause_s in _PATIENCE_S:
-            status, answer = self._try_call(action, body)
-            if not _is_passing(status, answer):
-                break
-            time.sleep(pause_s)
-        else:
-            status, answer = self._try_call(action, body)
-        if status != 200:
-            from botocore.exceptions import ClientError
-
-            raise ClientError({"Error": {"Code": _code(status, answer)}}, action)
-        return answer
-
-    def _try_call(self, action: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        from botocore.awsrequest import AWSRequest
-        from botocore.exceptions import ConnectionError as Unreached
-        from botocore.exceptions import HTTPClientError
-
-        headers = {
-            "Content-Type": f"application/x-amz-json-{self._version}",
-            "X-Amz-Target": f"{self._prefix}.{action}",
-        }
-        request = AWSRequest("POST", self._url, headers=headers, data=body)
-        # Taken anew for each call: credentials of a role are renewed by being asked for.
-        self._signer.get_auth_instance(self._name, self._region, "v4").add_auth(request)
-        try:
-            answer = self._http.send(request.prepare())
-        except (Unreached, HTTPClientError) as error:
-            return 0, {"__type": type(error).__name__}
-        try:
-            return answer.status_code, msgspec.json.decode(answer.content, type=dict[str, Any])
-        except msgspec.DecodeError:
-            # A proxy's page, say: a 200 without JSON is no answer either.
-            return answer.status_code if answer.status_code != 200 else 0, {}
-
-
-def _is_passing(status: int, answer: Mapping[str, Any]) -> bool:
-    return status == 0 or status == 429 or status >= 500 or "hrottl" in _code(status, answer)
-
-
-def _code(status: int, answer: Mapping[str, Any]) -> str:
-    # `com.amazonaws.sqs#QueueDoesNotExist`; what comes from elsewhere is told by its number.
-    return str(answer.get("__type", status)).rpartition("#")[2]
 
 
 @contextmanager

@@ -39,9 +39,10 @@ class SeenEvents:
                 duplicates |= self._held_by_others(index, arrivals)
         fresh = [arrival for arrival, old in zip(arrivals, duplicates, strict=True) if not old]
         with _opened(self._folder / f"{day.isoformat()}.db") as index:
-            index.executemany("insert or ignore into seen values (?, ?, ?, ?)", fresh)
+            entered = index.executemany("insert or ignore into seen values (?, ?, ?, ?)", fresh).rowcount
             index.commit()
-            duplicates |= self._held_by_others(index, arrivals)
+            if entered < len(arrivals):
+                duplicates |= self._held_by_others(index, arrivals)
         return duplicates
 
     def forget(self, today: date) -> None:

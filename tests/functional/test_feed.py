@@ -8,18 +8,13 @@ import ssl
 import struct
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from authority import Authority
 from lockhouse.feed import plan_listening
 from orchestration.resources import Platform
 from stores.settings import Settings, load_settings
@@ -30,44 +25,6 @@ from transforms.errors import UsageError
 from waiting import LONGEST_S, wait_for
 
 HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1)
-
-
-class Authority:
-    """A certificate authority, and what it signs."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.key = folder, ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.file = folder / f"{name}.pem"
-        made = self._signed(self.name, self.key.public_key(), is_authority=True)
-        self.file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, device: str | None, tenant: str | None) -> Path:
-        """Give a file with a certificate and its key."""
-        named = {NameOID.ORGANIZATION_NAME: tenant, NameOID.COMMON_NAME: device}
-        subject = x509.Name([x509.NameAttribute(kind, value) for kind, value in named.items() if value])
-        key = ec.generate_private_key(ec.SECP256R1())
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        path = self.folder / f"{uuid.uuid4()}.pem"
-        signed = self._signed(subject, key.public_key())
-        path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
-        return path
-
-    def _signed(self, subject: x509.Name, public_key, is_authority: bool = False) -> x509.Certificate:
-        now = datetime.now(UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.name)
-            .public_key(public_key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-        )
-        return builder.sign(self.key, hashes.SHA256())
 
 
 def record(number: int, size: int = 400) -> bytes:

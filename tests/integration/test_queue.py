@@ -241,7 +241,7 @@ def test_a_queue_that_never_answers_well_is_named_by_its_code(tmp_path, credenti
 def test_a_queue_that_nobody_serves_is_told(tmp_path, credentials):
     chosen = Settings(home=tmp_path, aws_endpoint_url="http://127.0.0.1:1")
     queue = SqsQueue("http://127.0.0.1:1/1/logins", SqsLimits(2), lambda: sqs_client(chosen))
-    with pytest.raises(QueueError, match="did not receive: EndpointConnectionError"):
+    with pytest.raises(QueueError, match="did not receive: AWS_IO_SOCKET_CONNECTION_REFUSED"):
         queue.receive(10, 0)
 
 

@@ -84,7 +84,8 @@ def keyed_digester(key: bytes, *parts: bytes) -> Callable[[bytes], bytes]:
 
     def digest(last: bytes) -> bytes:
         mac = begun.copy()
-        mac.update(length_prefixed(last))
+        # As `length_prefixed` does, which for one part is half of the time.
+        mac.update(len(last).to_bytes(4, "big") + last)
         return mac.finalize()[:16]
 
     return digest

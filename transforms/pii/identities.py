@@ -85,13 +85,13 @@ def named_event_ids(key: bytes, names: Sequence[str]) -> pl.Series:
 
     A producer may name its events after people; what is no UUID is therefore never kept.
     """
+    ids = [name.lower() for name in names]
+    others = [at for at, one in enumerate(ids) if not _UUID.fullmatch(one)]
     digest = keyed_digester(key, b"event")
-    digests = np.frombuffer(b"".join(digest(name.encode()) for name in names), np.uint8)
-    made = _uuid_texts(digests.reshape(-1, 16).copy()).to_list()
-    lowered = (name.lower() for name in names)
-    return pl.Series(
-        [low if _UUID.fullmatch(low) else own for low, own in zip(lowered, made, strict=True)], dtype=pl.String
-    )
+    digests = np.frombuffer(b"".join(digest(names[at].encode()) for at in others), np.uint8)
+    for at, made in zip(others, _uuid_texts(digests.reshape(-1, 16).copy()), strict=True):
+        ids[at] = made
+    return pl.Series(ids, dtype=pl.String)
 
 
 def event_id_bytes(event_ids: pl.Series) -> list[bytes]:
