@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Integer, LargeBinary, MetaData, Text
@@ -30,9 +30,6 @@ from stores.database_connections import (
 )
 from stores.home import sync
 from transforms.errors import DatabaseError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 METADATA = MetaData()
 HEAD = "s003"  # the newest migration

@@ -12,8 +12,7 @@ from typing import Any
 
 import uuid_utils
 
-from stores.aws import LONGEST_POLL_S, MOST_CALLS, reduced
-from stores.aws_calls import SignedCalls
+from stores.aws import LONGEST_POLL_S, MOST_CALLS, SignedCalls, reduced
 from stores.queue import Depth, Message, check_bodies
 from transforms.errors import QueueError
 

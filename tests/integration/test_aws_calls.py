@@ -24,9 +24,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from authority import Authority
-from stores import aws_calls
-from stores.aws import sqs_client
-from stores.aws_calls import SignedCalls
+from stores import aws
+from stores.aws import SignedCalls, sqs_client
 from stores.settings import Settings
 from stores.sqs import SqsLimits, SqsQueue
 from transforms.errors import QueueError
@@ -165,6 +164,17 @@ def test_a_call_is_signed_as_botocore_signs_it(tmp_path: Path):
     assert headers["Authorization"] == signature_of(headers, body, f"{found.address}/", calls._region)
 
 
+def test_who_has_no_credentials_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with service() as found, pytest.raises(QueueError, match="did not receive: NoCredentialsError"):
+        queue_at(found, tmp_path).receive(10, 0)
+    assert not found.asked
+
+
 def test_a_connection_is_kept_and_made_anew_where_the_other_side_hung_up(tmp_path: Path):
     with service() as found:
         calls = calls_to(found, tmp_path)
@@ -217,13 +227,13 @@ def test_the_proxy_of_the_environment_is_used_with_its_password(
 
 
 def test_who_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(aws_calls, "ANSWER_S", 0.2)
+    monkeypatch.setattr(aws, "ANSWER_S", 0.2)
     with service() as found:
         queue = queue_at(found, tmp_path)
         found.is_silent.set()
         with pytest.raises(QueueError, match="did not receive: NoAnswer"):
             queue.receive(10, 0)
         # Each on a connection of its own: a late answer is nobody's.
-        assert found.connections == len(found.asked) == 1 + len(aws_calls._PATIENCE_S)
+        assert found.connections == len(found.asked) == 1 + len(aws._PATIENCE_S)
         found.is_silent.clear()
         assert queue.receive(10, 0) == []
