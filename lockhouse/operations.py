@@ -116,7 +116,10 @@ class Caller:
         return self.platform.keys(self.known_tenant()).query_digest(text)
 
     def known_tenant(self, *, or_ended: bool = False) -> str:
-        """Give the tenant's name. Raises: UsageError where it is not registered, or was off-boarded."""
+        """Give the tenant's name, and where `or_ended` that of an off-boarded one as well.
+
+        Raises: UsageError where it is not registered, or was off-boarded.
+        """
         access = self.platform.access
         if access.has_tenant(checked_tenant(self.tenant)):
             return self.tenant

@@ -410,7 +410,8 @@ class Database:
         self.is_embedded = url.startswith("sqlite")
         self.url = url if self.is_embedded else name_driver(url)
         self._engine = self._made_engine(is_read_only)
-        self._prepared: dict[sa.Executable, Callable[..., list[tuple[Any, ...]]]] = {}
+        # Texts and not what runs them, which would keep this and its connections from being let go.
+        self._known: dict[sa.Executable, tuple[str, Callable[[dict[str, object]], object]]] = {}
         self._driver: Any = self._engine.dialect.dbapi
         self._reading = threading.local()
         self._readers: list[Any] = []
@@ -513,12 +514,9 @@ class Database:
 
         It reads outside of any transaction, on a connection that its thread keeps.
         """
-        if query not in self._prepared:
-            self._prepared[query] = self._made_ready(query)
-        return self._prepared[query]
-
-    def _made_ready(self, query: sa.Executable) -> Callable[..., list[tuple[Any, ...]]]:
-        text, bind = self._compiled(query)
+        if query not in self._known:
+            self._known[query] = self._compiled(query)
+        text, bind = self._known[query]
 
         def run(**values: object) -> list[tuple[Any, ...]]:
             bound = bind(values)
