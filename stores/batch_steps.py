@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from stores.home import Home
 from stores.landing import Batch, Landing
 from stores.ledger import Counts, Ledger, State
 from stores.locks import exclusive, shared
+from stores.tables import Commit
 
 
 class BatchSteps:
@@ -51,6 +54,18 @@ class BatchSteps:
             self._ledger.advance(batch_id, State.DONE)
             self._landing.close(batch)
 
+    def covering(
+        self, commit: Commit, tenant: str, source: str, chunks: Iterable[tuple[str, int]], now: datetime
+    ) -> Commit:
+        """Give a commit that also stands for those chunks (batch, number) that are still to be masked.
+
+        An hour that is masked again has their rows; masking them afterwards would double each.
+        """
+        waiting = self._ledger.unmasked(source, tenant)
+        covers = [_commit_id(source, batch, chunk) for batch, chunk in chunks if batch in waiting]
+        # A table forgets its writes by their time, and an hour that is masked again may be old.
+        return replace(commit, written_at_ms=_ms(now), covers=tuple(covers))
+
     @contextmanager
     def holding(self, tenant: str, source: str) -> Iterator[None]:
         """Share the tenant with other batches, hold the source alone: duplicates are found one by one."""
@@ -61,3 +76,17 @@ class BatchSteps:
 
     def _lock(self, tenant: str, source: str) -> Path:
         return self._home.locks / tenant / f"{source}.intake.lock"
+
+
+def commit_of(batch: Batch, chunk: int, now: datetime) -> Commit:
+    """Name a chunk's commit."""
+    marks = {"batch": batch.id, "chunk": str(chunk)}
+    return Commit(_commit_id(batch.source, batch.id, chunk), _ms(now), marks)
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _commit_id(source: str, batch_id: str, chunk: int) -> str:
+    return f"{source}/{batch_id}/{chunk}"

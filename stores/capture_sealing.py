@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from stores.batch_steps import commit_of
 from stores.devices import UNASSIGNED, Device, Devices, Kind
 from stores.home import sha256_of
 from stores.keys import TenantKeys
@@ -22,21 +23,21 @@ from stores.ledger import Counts, Delivery, Ledger
 from stores.quarantine import Quarantine
 from stores.sealing import Sealer
 from stores.sealing_room import SealingRoom
-from stores.tables import Commit, Tables
+from stores.tables import Tables
 from transforms.capture.assigning import Claim, split_by_device
 from transforms.capture.blocks import Block, cut_blocks, order_by_hour, take_packets
 from transforms.capture.cutoff import cut_flows
 from transforms.capture.layers import read_layers
 from transforms.capture.packets import Packets
 from transforms.capture.reading import Damage, Opening, Side, read_capture
-from transforms.capture.rows import PacketKeys, constant, hour_text, mask_packets, read_headers
+from transforms.capture.rows import PacketKeys, hour_text, mask_packets, read_headers
 from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES, DOMAIN_FORMATS, QUARANTINE
 from transforms.chunks import Fault
 from transforms.pii.identities import delivery_digest, digest_uuid, numbered_event_ids, uuid_bytes
-from transforms.tables import TIME, TableSpec
+from transforms.tables import TableSpec, with_arrival
 
 # Blocks of so many plain bytes are committed together, as a multiple of the batch's chunk size.
-_CHUNKS_AT_ONCE = 8
+_CHUNKS_AT_ONCE = 4
 # Files whose digests are looked up together: few enough that what was read is still in memory.
 _LOOKED_UP, _LOOKED_UP_BYTES = 256, 64 << 20
 # Sealed blocks; a copy of all of them would cost as much as sealing them.
@@ -441,22 +442,6 @@ def _column_of(values: list[Any], kind: pa.DataType) -> pa.Array[Any] | pa.Chunk
     return joined
 
 
-def with_arrival(rows: pa.Table, tenant: str, arrival: tuple[datetime, str, int]) -> pa.Table:
-    """Add the columns that are the same for all rows of a chunk: tenant, arrival, batch."""
-    received_at, batch_id, chunk = arrival
-    shared: dict[str, tuple[object, pa.DataType]] = {
-        "tenant": (tenant, pa.large_string()),
-        "received_at": (received_at, TIME),
-        "received_date": (received_at.date(), pa.date32()),
-        "received_hour": (received_at.replace(minute=0, second=0, microsecond=0), TIME),
-        "batch_id": (batch_id, pa.large_string()),
-        "chunk": (chunk, pa.int32()),
-    }
-    for name, (value, kind) in shared.items():
-        rows = rows.append_column(name, constant(value, kind, rows.num_rows))
-    return rows
-
-
 def _describe(block: Block) -> dict[str, object]:
     """Give a block's columns that are in clear."""
     one = block.packets.interface
@@ -481,9 +466,3 @@ def _describe(block: Block) -> dict[str, object]:
 def _moment(ns: int | None) -> datetime | None:
     """Give a time as the tables have it; None also for one that a calendar cannot hold."""
     return None if ns is None else _EPOCH + timedelta(microseconds=ns // 1000)
-
-
-def commit_of(batch: Batch, chunk: int, now: datetime) -> Commit:
-    """Name a chunk's commit."""
-    marks = {"batch": batch.id, "chunk": str(chunk)}
-    return Commit(f"{batch.source}/{batch.id}/{chunk}", int(now.timestamp() * 1000), marks)

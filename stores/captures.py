@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from stores.batch_steps import BatchSteps
-from stores.capture_sealing import BatchSealing, Masker, Sealed, commit_of
+from stores.batch_steps import BatchSteps, commit_of
+from stores.capture_sealing import BatchSealing, Masker, Sealed
 from stores.capture_totals import Totals, add_up, of_batches
 from stores.devices import Devices
 from stores.home import Home
@@ -23,6 +23,7 @@ from stores.keyring import KeyProvider
 from stores.keys import TenantKeys
 from stores.landing import Batch, Landing
 from stores.ledger import Counts, Ledger
+from stores.prepared import PreparedRows
 from stores.sealing import Sealer
 from stores.subjects import SubjectKeys
 from stores.tables import Commit, Prepared, Tables
@@ -55,8 +56,7 @@ class CaptureIntake:
         self._ledger, self._tables = ledger, tables
         self._steps = BatchSteps(home, landing, ledger)
         self._devices, self._clock = devices, clock
-        # Of this process: another one that takes over makes the rows again, from the blocks.
-        self._prepared: dict[tuple[str, int], tuple[Prepared, int]] = {}
+        self._prepared = PreparedRows(tables)
 
     def sealer(self, tenant: str) -> Sealer:
         """Give the tenant's sealer."""
@@ -89,6 +89,8 @@ class CaptureIntake:
             frame = pl.DataFrame(PACKETS.conform(rows) if rows.num_rows else PACKETS.schema.empty_table())
             # deltalake parts rows by texts, not by dictionaries of them.
             parted = frame.with_columns(pl.col(*PACKETS.partition_by).cast(pl.String))
+            chunks = frame.select("batch_id", "chunk").unique().iter_rows()
+            commit = self._steps.covering(commit, tenant, SOURCE, chunks, self._clock())
             return self._tables.replace(tenant, PACKETS, parted, predicate, commit).rows
 
     def totals(self, tenants: Sequence[str], batches: Sequence[str], hour: datetime) -> Totals:
@@ -112,20 +114,13 @@ class CaptureIntake:
         )
 
     def _mask_chunk(self, batch: Batch, chunk: int) -> int:
-        rows = self._taken(batch, chunk)
+        rows: Prepared | pa.Table | None = self._prepared.take(batch, chunk, PACKETS, self.sealer(batch.tenant))
         if rows is None:
             wanted = (pl.col("batch_id") == batch.id) & (pl.col("chunk") == chunk)
             rows = self._masked_again(batch.tenant, wanted)
         if not len(rows):
             return 0
         return self._tables.append(batch.tenant, PACKETS, rows, commit_of(batch, chunk, self._clock())).rows
-
-    def _taken(self, batch: Batch, chunk: int) -> Prepared | pa.Table | None:
-        """Take what was prepared of a chunk; an erasure since then may have deleted or outdated it."""
-        rows, erasures = self._prepared.pop((batch.id, chunk), (None, 0))
-        if rows is None or erasures != self.sealer(batch.tenant).subjects.erasures():
-            return None
-        return rows if self._tables.are_there(batch.tenant, PACKETS.key, rows) else None
 
     def _masked_again(self, tenant: str, wanted: pl.Expr) -> pa.Table:
         """Make packet rows from blocks; those of erased owners are left out."""
@@ -149,10 +144,8 @@ class CaptureIntake:
         return pa.concat_tables(tables) if tables else pa.table({})
 
     def _prepare(self, batch: Batch, chunk: int, rows: pa.Table) -> None:
-        """Write a chunk's packet rows as files at once; masking only has to commit them."""
         if rows.num_rows:
-            erasures = self.sealer(batch.tenant).subjects.erasures()
-            self._prepared[batch.id, chunk] = self._tables.prepare(batch.tenant, PACKETS, rows), erasures
+            self._prepared.prepare(batch, chunk, PACKETS, rows, self.sealer(batch.tenant))
 
 
 def open_blocks(sealer: Sealer, rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], Packets]]:

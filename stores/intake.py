@@ -1,8 +1,8 @@
 """Intake: a claimed batch becomes sealed rows of `raw`, quarantine entries, and masked rows.
 
-The order of a chunk is: subject keys on disk, quarantine, raw, ledger; then the batch's readable
-files go; then masked. Every step is done once however often it is repeated, so that a process may
-be killed anywhere and another may take over.
+The order of a chunk is: subject keys on disk, quarantine, raw, ledger, files of masked rows; then the
+batch's readable files go; then the masked rows are committed. Every step is done once however often it
+is repeated, so that a process may be killed anywhere and another may take over.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
-from stores.batch_steps import BatchSteps
+from stores.batch_steps import BatchSteps, commit_of
 from stores.home import Home, sha256_of
 from stores.keyring import KeyProvider
 from stores.keys import TenantKeys
 from stores.landing import Batch, Landing
 from stores.ledger import Counts, Ledger
+from stores.prepared import PreparedRows
 from stores.quarantine import Quarantine
 from stores.sealing import Sealer
 from stores.seen import Arrival, SeenEvents
 from stores.subjects import BatchSubjects, SubjectKeys
-from stores.tables import Commit, Tables
+from stores.tables import Commit, Prepared, Tables
 from stores.vault import Vault
 from transforms.chunks import Chunk, cut_chunks
 from transforms.errors import TableError
@@ -43,10 +45,7 @@ from transforms.pii.identities import (
 )
 from transforms.pii.masking import as_text, mask_records, place_in_time
 from transforms.records import Piece, read_records
-from transforms.tables import masked_table, quarantine_table, raw_table
-
-# Opened records of a run wait here for the masked step, so that they need not be opened again.
-_KEPT_BYTES = 256 << 20
+from transforms.tables import constant, masked_table, quarantine_table, raw_table, with_arrival
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,6 @@ class Opened:
 
     frame: pl.DataFrame
     subject_keys: Mapping[bytes, bytes]
-    erasures: int = 0
 
 
 class Intake:
@@ -80,8 +78,7 @@ class Intake:
         self._ledger, self._tables = ledger, tables
         self._steps = BatchSteps(home, landing, ledger)
         self._window_days, self._clock = window_days, clock
-        self._kept: dict[tuple[str, int], Opened] = {}
-        self._kept_bytes = 0
+        self._prepared = PreparedRows(tables)
 
     def sealer(self, tenant: str) -> Sealer:
         """Give the tenant's sealer."""
@@ -110,14 +107,15 @@ class Intake:
     def remask(self, tenant: str, contract: Contract, start: datetime, commit: Commit) -> int:
         """Make the masked rows of one arrival hour anew from raw, exactly; gives how many."""
         end = start + timedelta(hours=1)
-        spec = masked_table(contract)
+        spec, sealer = masked_table(contract), self.sealer(tenant)
         with self._steps.holding(tenant, contract.source):
             arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < end)
-            opened = self._open_raw(tenant, contract, (pl.col("received_date") == start.date()) & arrived)
+            opened = self._open_raw(contract, sealer, (pl.col("received_date") == start.date()) & arrived)
             # A typed literal would be nanoseconds, which Delta's file skipping cannot compare.
             predicate = f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
-            masked = self._masked(tenant, contract, opened)
-            self.vault(tenant).keep(contract, opened.frame, opened.subject_keys, commit)
+            masked = self._masked(contract, sealer, opened, commit)
+            chunks = opened.frame.select("batch_id", "chunk").unique().iter_rows()
+            commit = self._steps.covering(commit, tenant, contract.source, chunks, self._clock())
             return self._tables.replace(tenant, spec, masked, predicate, commit).rows
 
     def _seal(self, batch: Batch, contract: Contract) -> None:
@@ -180,7 +178,8 @@ class Intake:
             unknown=int(opened.frame[UNKNOWN].is_not_null().sum()),
         )
         self._ledger.add_chunk(batch.id, chunk.number, counts)
-        self._keep(batch.id, chunk.number, opened)
+        masked = self._masked(contract, sealer, opened, self._commit(batch, chunk.number))
+        self._prepared.prepare(batch, chunk.number, masked_table(contract), masked, sealer)
 
     def _duplicates(self, batch: Batch, contract: Contract, chunk: Chunk, accepted: pl.DataFrame) -> pl.Series:
         """Tell which accepted records bring a name that came before; the others are known by their file."""
@@ -237,10 +236,9 @@ class Intake:
             batch_id=pl.lit(batch.id),
             chunk=pl.lit(chunk.number, dtype=pl.Int32),
         )
-        erasures = subjects.erasures
         if len(keys) == len(distinct):
-            return Opened(placed, keys, erasures)
-        return Opened(placed.filter(pl.col("subject_ref").is_in(list(keys))), keys, erasures)
+            return Opened(placed, keys)
+        return Opened(placed.filter(pl.col("subject_ref").is_in(list(keys))), keys)
 
     def _append_raw(
         self, batch: Batch, contract: Contract, chunk: Chunk, sealer: Sealer, opened: Opened
@@ -248,40 +246,44 @@ class Intake:
         spec = raw_table(contract)
         frame = opened.frame
         refs, runs = runs_of(frame["subject_ref"])
+        # numpy looks objects up in half of the time that a list takes.
+        payloads = np.fromiter(chunk.payloads, object, len(chunk.payloads))
         sealed = sealer.seal_column_for_subjects(
             spec.key,
             "record",
-            map(chunk.payloads.__getitem__, frame[ROW].to_list()),
+            payloads.take(frame[ROW].to_numpy()).tolist(),
             list(map(opened.subject_keys.__getitem__, refs)),
             runs,
             event_id_rows(frame["event_id"]),
         )
-        placed = frame.select(
-            "event_id", "received_at", "batch_id", "chunk", "taken_at", "subject_ref"
-        ).with_columns(
-            tenant=pl.lit(batch.tenant),
-            source=pl.lit(batch.source),
-            received_date=pl.col("received_at").dt.date(),
+        rows = frame.select("event_id", "taken_at", "subject_ref").to_arrow(
+            compat_level=pl.CompatLevel.oldest()
         )
-        rows = placed.to_arrow(compat_level=pl.CompatLevel.oldest()).append_column("record", sealed)
-        self._tables.append(batch.tenant, spec, rows, self._commit(batch, chunk.number))
+        rows = rows.append_column("record", sealed)
+        rows = rows.append_column("source", constant(batch.source, pa.large_string(), len(sealed)))
+        arrived = with_arrival(rows, batch.tenant, (batch.received_at, batch.id, chunk.number))
+        self._tables.append(batch.tenant, spec, arrived, self._commit(batch, chunk.number))
 
     def _mask_chunk(self, batch: Batch, chunk: int, contract: Contract) -> int:
-        spec = masked_table(contract)
-        opened = self._taken(batch, chunk) or self._open_raw(
-            batch.tenant,
-            contract,
-            (pl.col("received_date") == batch.received_at.date())
-            & (pl.col("batch_id") == batch.id)
-            & (pl.col("chunk") == chunk),
-        )
-        masked, commit = self._masked(batch.tenant, contract, opened), self._commit(batch, chunk)
-        # The vault first: a masked token without its cell could not be opened for want of a retry.
-        self.vault(batch.tenant).keep(contract, opened.frame, opened.subject_keys, commit)
-        return self._tables.append(batch.tenant, spec, masked, commit).rows
+        spec, sealer = masked_table(contract), self.sealer(batch.tenant)
+        commit = self._commit(batch, chunk)
+        rows: Prepared | pl.DataFrame | None = self._prepared.take(batch, chunk, spec, sealer)
+        if rows is None:
+            wanted = (
+                (pl.col("received_date") == batch.received_at.date())
+                & (pl.col("batch_id") == batch.id)
+                & (pl.col("chunk") == chunk)
+            )
+            rows = self._masked(contract, sealer, self._open_raw(contract, sealer, wanted), commit)
+        return self._tables.append(batch.tenant, spec, rows, commit).rows
 
-    def _masked(self, tenant: str, contract: Contract, opened: Opened) -> pl.DataFrame:
-        sealer = self.sealer(tenant)
+    def _masked(self, contract: Contract, sealer: Sealer, opened: Opened, commit: Commit) -> pl.DataFrame:
+        """Make masked rows, and keep what belongs into the vault.
+
+        The vault first: a masked token without its cell could not be opened for want of a retry.
+        """
+        tenant = sealer.keys.tenant
+        Vault(self._home, self._tables, sealer).keep(contract, opened.frame, opened.subject_keys, commit)
         frame = opened.frame
         happened = (
             pl.col(contract.event_time) if contract.event_time else pl.lit(None, pl.Datetime("us", "UTC"))
@@ -328,11 +330,10 @@ class Intake:
         each = iter(sealed)
         return pl.Series([next(each) if there else None for there in present], dtype=pl.Binary)
 
-    def _open_raw(self, tenant: str, contract: Contract, rows: pl.Expr) -> Opened:
+    def _open_raw(self, contract: Contract, sealer: Sealer, rows: pl.Expr) -> Opened:
         """Open raw rows; those whose subject was erased since are left out."""
         spec = raw_table(contract)
-        sealer = self.sealer(tenant)
-        with self._tables.reading(tenant, spec.key) as table:
+        with self._tables.reading(sealer.keys.tenant, spec.key) as table:
             raw = table.filter(rows).collect()
         if "taken_at" not in raw.columns:
             # A table of an earlier release gets the column with its next write.
@@ -354,24 +355,8 @@ class Intake:
         places = raw.select("event_id", "subject_ref", "received_at", "taken_at", "batch_id", "chunk")
         return Opened(pl.concat([parsed.frame, places], how="horizontal"), keys)
 
-    def _keep(self, batch_id: str, chunk: int, opened: Opened) -> None:
-        size = int(opened.frame.estimated_size())
-        if self._kept_bytes + size <= _KEPT_BYTES:
-            self._kept[batch_id, chunk] = opened
-            self._kept_bytes += size
-
-    def _taken(self, batch: Batch, chunk: int) -> Opened | None:
-        """Take what was kept of a chunk; after an erasure raw is asked again, since it may be of the erased."""
-        opened = self._kept.pop((batch.id, chunk), None)
-        if opened is None:
-            return None
-        self._kept_bytes -= int(opened.frame.estimated_size())
-        erasures = self.sealer(batch.tenant).subjects.erasures()
-        return opened if erasures == opened.erasures else None
-
     def _commit(self, batch: Batch, chunk: int) -> Commit:
-        marks = {"batch": batch.id, "chunk": str(chunk)}
-        return Commit(f"{batch.source}/{batch.id}/{chunk}", int(self._clock().timestamp() * 1000), marks)
+        return commit_of(batch, chunk, self._clock())
 
 
 def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) -> pl.Series:

@@ -142,6 +142,12 @@ class Ledger:
             query = query.where(BATCHES.c.tenant == tenant)
         return self._database.rows(query)
 
+    def unmasked(self, source: str, tenant: str) -> set[str]:
+        """Give the ids of batches whose masked rows are not all committed."""
+        waiting = BATCHES.c.state.in_([str(State.LANDED), str(State.SEALED)])
+        query = sa.select(BATCHES.c.id).where(BATCHES.c.source == source, BATCHES.c.tenant == tenant, waiting)
+        return {row["id"] for row in self._database.rows(query)}
+
     def named(self, batch_ids: Sequence[str]) -> list[dict[str, Any]]:
         """Give batches by their ids, the oldest first."""
         query = sa.select(BATCHES).where(BATCHES.c.id.in_(list(batch_ids))).order_by(BATCHES.c.id)

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         None, description="The file with that address, where it holds a password."
     )
     chunk_bytes: int = Field(
-        16 << 20,
+        32 << 20,
         ge=1 << 16,
         description="Plain bytes of a batch that are sealed, masked and committed at once.",
     )

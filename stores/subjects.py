@@ -317,8 +317,6 @@ class BatchSubjects:
     def __init__(self, subjects: SubjectKeys, ref_key: bytes, domain: str) -> None:
         """Begin with nobody."""
         self._subjects = subjects
-        # While the tenant's lock is held there is no other.
-        self.erasures = subjects.erasures()
         self._ref_of = subject_referrer(ref_key, domain)
         self._refs = pl.DataFrame(schema={"id": pl.String, "ref": pl.Binary})
         self._keys: dict[bytes, bytes] = {}

@@ -41,11 +41,15 @@ VACUUM_HOURS = 24
 
 @dataclass(frozen=True)
 class Commit:
-    """What identifies a write, and what the table's history says of it. `marks` hold no personal data."""
+    """What identifies a write, and what the table's history says of it. `marks` hold no personal data.
+
+    `covers` are the ids of writes whose rows this one brings along: they change nothing afterwards.
+    """
 
     id: str
     written_at_ms: int
     marks: Mapping[str, str]
+    covers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -541,5 +545,5 @@ def _properties(commit: Commit) -> CommitProperties:
     return CommitProperties(
         custom_metadata=dict(commit.marks),
         max_commit_retries=_MAX_COMMIT_RETRIES,
-        app_transactions=[Transaction(commit.id, 1, commit.written_at_ms)],
+        app_transactions=[Transaction(one, 1, commit.written_at_ms) for one in (commit.id, *commit.covers)],
     )

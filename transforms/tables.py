@@ -7,8 +7,10 @@ pages all read them. Pure: nothing here touches a table.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -112,6 +114,28 @@ def _fitting(there: pa.Field[Any], wanted: pa.Field[Any]) -> pa.Field[Any]:
     kind = there.type
     is_spread = pa.types.is_dictionary(kind) and kind.value_type == wanted.type == pa.large_string()
     return wanted.with_type(kind) if is_spread else wanted
+
+
+def constant(value: object, kind: pa.DataType, rows: int) -> pa.Array[Any]:
+    """Give a column that holds one value throughout: a dictionary of it."""
+    codes: pa.Array[Any] = pa.array(np.zeros(rows, np.int32))
+    return pa.DictionaryArray.from_arrays(codes, pa.array([value], kind))
+
+
+def with_arrival(rows: pa.Table, tenant: str, arrival: tuple[datetime, str, int]) -> pa.Table:
+    """Add the columns that are the same for all rows of a chunk: tenant, arrival, batch, chunk."""
+    received_at, batch_id, chunk = arrival
+    shared: dict[str, tuple[object, pa.DataType]] = {
+        "tenant": (tenant, pa.large_string()),
+        "received_at": (received_at, TIME),
+        "received_date": (received_at.date(), pa.date32()),
+        "received_hour": (received_at.replace(minute=0, second=0, microsecond=0), TIME),
+        "batch_id": (batch_id, pa.large_string()),
+        "chunk": (chunk, pa.int32()),
+    }
+    for name, (value, kind) in shared.items():
+        rows = rows.append_column(name, constant(value, kind, rows.num_rows))
+    return rows
 
 
 def column(

@@ -499,18 +499,6 @@ def test_masking_from_raw_gives_the_rows_that_were_kept(lake: Lake):
     assert first.sort(same).equals(second.filter(pl.col(same[1]).is_in(first[same[1]])).sort(same))
 
 
-def test_what_is_kept_for_masking_is_given_back(lake: Lake):
-    intake = lake.platform.intake
-    for number in range(3):
-        lake.take(lines([login(number)]))
-    assert (intake._kept, intake._kept_bytes) == ({}, 0)
-
-
-def test_nothing_is_kept_beyond_its_bound(lake: Lake, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stores.intake._KEPT_BYTES", 10)
-    assert lake.take(lines(LOGIN_ROWS)) == Counts(rows=40, accepted=40)
-
-
 # --- Masking again
 
 

@@ -46,8 +46,8 @@ class Stage:
     def rotation(self) -> Rotation:
         return self.platform.rotation("default")
 
-    def send(self, count: int = 40) -> None:
-        """Logins of a few people from a few addresses, all the way to masked."""
+    def send(self, count: int = 40, between: Callable[[], object] = lambda: None) -> None:
+        """Logins of a few people from a few addresses, all the way to masked; `between` is before that."""
         number = len(self.sent)
         logins = [(PEOPLE[at % len(PEOPLE)], f"192.0.2.{at % 11}") for at in range(number, number + count)]
         path = self.folder / "logins.json"
@@ -66,6 +66,7 @@ class Stage:
         path.write_text("\n".join(lines))
         (batch,) = self.platform.landing.copy_in("logins", "default", [path])
         assert self.platform.intake.seal_batch(batch.id, LOGINS).accepted == count
+        between()
         self.platform.intake.mask_batch(batch.id, LOGINS)
         self.platform.intake.finish_batch(batch.id)
         self.sent += logins
@@ -221,16 +222,35 @@ def test_an_erased_subject_stays_erased(stage: Stage):
     assert set(subjects.existing(refs)) == set(refs[1:])
 
 
-def test_devices_and_packets_go_along(stage: Stage):
+def test_what_was_sealed_before_is_masked_under_the_new_epoch(stage: Stage):
+    old = key_ids(stage.rows("masked.logins")["ip_token"])
+    stage.send(between=stage.rotation.begin)
+    new = key_ids(stage.rows("masked.logins")["ip_token"]) - old
+    stage.send()
+    by_batch = stage.rows("masked.logins").partition_by("batch_id", maintain_order=True)
+    assert sorted(key_ids(rows["ip_token"]) == new for rows in by_batch) == [False, True, True]
+    stage.renew()
+    stage.rotation.finish()
+    stage.check()
+    send_packets(stage, between=stage.rotation.begin)
+    assert not key_ids(stage.rows("masked.packets")["src_ip_token"]) & (old | new)
+
+
+def send_packets(stage: Stage, between: Callable[[], object] = lambda: None) -> None:
     path = stage.folder / "one.pcap"
     path.write_bytes(synthetic_capture(5, 300, datetime.now(UTC)))
+    (batch,) = stage.platform.landing.copy_in("captures", "default", [path], "phone-1")
+    stage.platform.captures.seal_batch(batch.id)
+    between()
+    stage.platform.captures.mask_batch(batch.id)
+    stage.platform.captures.finish_batch(batch.id)
+
+
+def test_devices_and_packets_go_along(stage: Stage):
     devices = stage.platform.devices("default")
     devices.register("phone-1")
     devices.own("phone-1", PEOPLE[0], datetime(2026, 1, 1, tzinfo=UTC))
-    for batch in stage.platform.landing.copy_in("captures", "default", [path], "phone-1"):
-        stage.platform.captures.seal_batch(batch.id)
-        stage.platform.captures.mask_batch(batch.id)
-        stage.platform.captures.finish_batch(batch.id)
+    send_packets(stage)
     before, old = stage.rows("masked.packets"), devices.find("phone-1")
     stage.rotate()
     stage.rotation.retire(at_once=True)

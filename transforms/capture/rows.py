@@ -291,8 +291,3 @@ def _taken(headers: Headers, names: Sequence[str], rows: NDArray[np.int64] | sli
         for name in names
     }
     return fields_to_frame(columns, {group: mask[rows] for group, mask in headers.valid.items()})
-
-
-def constant(value: object, kind: pa.DataType, rows: int) -> Column:
-    """Give a column that holds one value throughout."""
-    return _spread(np.zeros(rows, np.int32), pa.array([value], kind))

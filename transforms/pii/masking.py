@@ -85,14 +85,22 @@ def _derived(values: pl.Series, declared: Field) -> list[pl.Series]:
 def _net24(values: pl.Series) -> pl.Series:
     """Give the /24 of an IPv4 address; null for IPv6."""
     network = values.str.strip_chars_end("0123456789") + "0/24"
-    return network.set(~values.str.contains(".", literal=True).fill_null(False), None)
+    return network.set(_is_ipv6(values), None)
 
 
 def _net48(values: pl.Series) -> pl.Series:
     """Give the /48 of an IPv6 address; null for IPv4."""
-    sixes = values.filter(values.str.contains(":", literal=True).fill_null(False)).unique()
+    is_ipv6 = _is_ipv6(values)
+    if not is_ipv6.any():
+        return values.clear(len(values))
+    sixes = values.filter(is_ipv6).unique()
     networks = pl.Series([str(ipaddress.ip_network((six, 48), strict=False)) for six in sixes], dtype=pl.String)
     return values.replace_strict(sixes, networks, default=None, return_dtype=pl.String)
+
+
+def _is_ipv6(values: pl.Series) -> pl.Series:
+    """Tell IPv6 from IPv4 in canonical form; a null is neither."""
+    return values.str.contains(":", literal=True).fill_null(False)
 
 
 def _domain(values: pl.Series) -> pl.Series:
