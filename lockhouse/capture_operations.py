@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from lockhouse.operations import Caller
 from orchestration.resources import now
 from stores.capture_exports import CaptureExports, Change, Plan, check_window
 from stores.devices import Device, Kind
+from stores.home import written_whole
 from stores.kept_exports import hour_start
 from stores.outbox import EXPORT
 from stores.sql import SqlSandbox
@@ -203,11 +203,8 @@ def _write(target: BinaryIO, parts: Iterable[bytes | memoryview]) -> dict[str, A
 
 def _write_file(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
     """Write a file that only its owner may read; it has its name once it is whole."""
-    part = path.with_name(f".{path.name}.part")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as target:  # noqa: PTH123 - a mode
-        written = _write(target, parts)
-    part.replace(path)
-    return written
+    with written_whole(path) as target:
+        return _write(target, parts)
 
 
 def _summary(plan: Plan) -> dict[str, Any]:

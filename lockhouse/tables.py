@@ -10,6 +10,7 @@ import click
 
 from lockhouse.main import caller_of, json_option, tenant_option
 from lockhouse.output import note, note_error, program, show_json, show_table
+from transforms.errors import UsageError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,14 +48,12 @@ def tables_command(home: Path | None, tenant: str, as_json: bool) -> None:
     "--format",
     "form",
     type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="How the rows are printed.",
+    help="How the rows are printed; without it as a table.",
 )
 @tenant_option
 @json_option
 @click.pass_obj
-def sql_command(home: Path | None, query: str | None, form: str, tenant: str, as_json: bool) -> None:
+def sql_command(home: Path | None, query: str | None, form: str | None, tenant: str, as_json: bool) -> None:
     """Ask the masked and curated tables with SQL (DuckDB's), reading only; without QUERY a shell.
 
     \b
@@ -64,7 +63,9 @@ def sql_command(home: Path | None, query: str | None, form: str, tenant: str, as
     """
     from lockhouse.operations import run_sql
 
-    caller, form = caller_of(home, tenant), "object" if as_json else form
+    if as_json and form:
+        raise UsageError("--json and --format exclude each other: --json is one object, its `rows` the answer")
+    caller, form = caller_of(home, tenant), "object" if as_json else form or "table"
     if query is not None:
         _print(run_sql(caller, query, _SHOWN_ROWS + 1 if form == "table" else None), form)
         return
@@ -93,8 +94,10 @@ def _shell(caller: Any, form: str) -> None:  # noqa: ANN401 - operations.Caller,
 def _print(rows: pa.Table, form: str) -> None:
     import polars as pl
 
+    from transforms.cells import plain_cell
+
     if form in ("json", "object"):
-        plain = [{name: _plain(value) for name, value in row.items()} for row in rows.to_pylist()]
+        plain = [plain_cell(row) for row in rows.to_pylist()]
         show_json(plain if form == "json" else {"rows": plain})
     elif form == "csv":
         frame = pl.DataFrame(rows)
@@ -103,9 +106,9 @@ def _print(rows: pa.Table, form: str) -> None:
         flat = frame.with_columns(pl.col(binary).bin.encode("hex"), *nested)
         click.echo(flat.write_csv(), nl=False)
     else:
-        cells = (
-            tuple(_plain(value) for value in row.values()) for row in rows.slice(0, _SHOWN_ROWS).to_pylist()
-        )
+        shown = rows.slice(0, _SHOWN_ROWS).to_pylist()
+        # A terminal has a form for numbers that JSON has not.
+        cells = ([one if isinstance(one, float) else plain_cell(one) for one in row.values()] for row in shown)
         show_table(rows.column_names, cells)
         if rows.num_rows > _SHOWN_ROWS:
             note(f"only the first {_SHOWN_ROWS} rows are shown; --format csv gives all")
@@ -117,21 +120,7 @@ def _as_json(values: pl.Series) -> pl.Series:
 
     import polars as pl
 
-    texts = [None if one is None else json.dumps(one, default=str) for one in values.to_list()]
+    from transforms.cells import plain_cell
+
+    texts = [None if one is None else json.dumps(plain_cell(one)) for one in values.to_list()]
     return pl.Series(values.name, texts, dtype=pl.String)
-
-
-def _plain(value: object) -> object:
-    """Write what JSON and a terminal have no form for."""
-    import datetime
-    from decimal import Decimal
-
-    from transforms.cells import plain_number
-
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Decimal):
-        return plain_number(value)
-    if isinstance(value, datetime.datetime | datetime.date):
-        return value.isoformat()
-    return value

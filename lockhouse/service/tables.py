@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ from lockhouse.service.bodies import NOT_BLANK
 from lockhouse.service.callers import Identified
 from lockhouse.service.problems import describe_problems
 from transforms.access import Purpose
-from transforms.cells import plain_number
+from transforms.cells import plain_cell
 
 router = APIRouter(
     prefix="/v1", tags=["tables"], responses=describe_problems(400, 401, 403, 404, 413, 422, 429)
@@ -116,7 +115,7 @@ def post_sql(caller: Identified, statement: Statement) -> Response:
         return Response(_arrow(rows), media_type=ARROW, headers=headers)
     if statement.format == "csv":
         return Response(_csv(rows), media_type="text/csv", headers=headers)
-    found = {"columns": rows.column_names, "rows": _plain(rows.to_pylist()), "truncated": is_cut}
+    found = {"columns": rows.column_names, "rows": plain_cell(rows.to_pylist()), "truncated": is_cut}
     return JSONResponse(found, headers=headers)
 
 
@@ -133,28 +132,15 @@ def _csv(rows: pa.Table) -> bytes:
 
     sink = io.BytesIO()
     columns = [
-        pa.array([None if one is None else json.dumps(_plain(one)) for one in column.to_pylist()], pa.string())
+        pa.array(
+            [None if one is None else json.dumps(plain_cell(one)) for one in column.to_pylist()], pa.string()
+        )
         if pa.types.is_nested(column.type) or pa.types.is_binary(column.type)
         else column
         for column in rows.columns
     ]
     pa_csv.write_csv(pa.table(dict(zip(rows.column_names, columns, strict=True))), sink)
     return sink.getvalue()
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds
-    """Give a value as JSON knows it; numbers that JSON has not become null, the rest becomes text."""
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, Decimal):
-        return plain_number(value)
-    if value is None or isinstance(value, str | int | bool):
-        return value
-    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 @router.post("/reveal", summary="Open tokens, for a reason", response_model=Revealed)

@@ -63,6 +63,23 @@ def test_json_gives_one_object_as_everywhere_and_a_format_gives_the_rows_alone(c
     assert call("sql", query, "--json", home=made_home.home).json == {"rows": rows}
 
 
+def test_a_format_and_one_object_exclude_each_other(call: Call, made_home: Any):
+    called = call("sql", "select 1", "--format", "csv", "--json", home=made_home.home)
+    assert called.code == WRONG_USAGE
+    assert "--json and --format exclude each other" in called.err
+    assert not called.out
+
+
+def test_what_json_has_no_form_for_is_written_so_that_it_can_be_read(call: Call, made_home: Any):
+    query = (
+        "select 'nan'::double as number, [timestamptz '2026-11-21 07:00:00+00'] as moments, "
+        "1::hugeint as large, 'a'::blob as bytes"
+    )
+    (row,) = call("sql", query, "--json", home=made_home.home).json["rows"]
+    assert row == {"number": None, "moments": ["2026-11-21T07:00:00+00:00"], "large": 1, "bytes": "61"}
+    assert "nan" in call("sql", query, home=made_home.home).out
+
+
 @pytest.fixture(scope="module")
 def lake(made_home: Any) -> Path:
     return made_home.home / "lake" / "default"
