@@ -69,7 +69,7 @@ class CaptureIntake:
         Counts are of packets, and of what went to quarantine.
         Raises: BusyError where an erasure holds the tenant.
         """
-        return self._steps.seal(batch_id, lambda batch: self._sealing(batch).run(partial(self._prepare, batch)))
+        return self._steps.seal(batch_id, lambda batch: self._sealing(batch).run())
 
     def mask_batch(self, batch_id: str) -> int:
         """Write the packet rows of a sealed batch; gives how many there are."""
@@ -111,6 +111,7 @@ class CaptureIntake:
             self._ledger,
             self._clock(),
             self._flow_bytes,
+            partial(self._prepare, batch),
         )
 
     def _mask_chunk(self, batch: Batch, chunk: int) -> int:
