@@ -10,12 +10,12 @@ from typing import Any
 def plain_cell(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds
     r"""Give a value as JSON knows it; numbers that JSON has not become null, the rest becomes text.
 
-    >>> plain_cell([b"\x01", datetime(2026, 11, 21, 7), float("nan"), {"sum": Decimal("10075")}])
-    ['01', '2026-11-21T07:00:00', None, {'sum': 10075}]
+    >>> plain_cell([b"\x01", datetime(2026, 11, 21, 7), float("nan"), {"sum": Decimal("10075")}, (1, 2)])
+    ['01', '2026-11-21T07:00:00', None, {'sum': 10075}, [1, 2]]
     """
     if isinstance(value, dict):
         return {str(name): plain_cell(one) for name, one in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [plain_cell(one) for one in value]
     if isinstance(value, float):
         return value if value - value == 0 else None
