@@ -8,7 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -25,7 +25,7 @@ from stores.tables import Commit, TableInfo, Tables
 from transforms.errors import LockhouseError, QueueError, UnexpectedError
 from transforms.pii.contracts import Contract
 from transforms.pii.guard import count_alone, quasi_identifiers
-from transforms.tables import TableSpec, masked_table, quarantine_table, raw_table
+from transforms.tables import TableSpec, arrived_in, masked_table, quarantine_table, raw_table
 
 RETRY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 # One hour a run: a run's batches belong to one hour.
@@ -155,14 +155,11 @@ def _tenants_of(tables: Tables, ledger: Ledger, batches: Sequence[str]) -> Itera
 
 def rows_of_hour(tables: Tables, spec: TableSpec, hour: str) -> int:
     """Count a table's rows of one arrival hour over all tenants."""
-    start: datetime = hour_start(hour)
-    arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < start + timedelta(hours=1))
-    rows = 0
+    wanted, rows = arrived_in(hour_start(hour)), 0
     for tenant in tables.tenants():
         if tables.exists(tenant, spec.key):
             with tables.reading(tenant, spec.key) as table:
-                wanted = table.filter((pl.col("received_date") == start.date()) & arrived)
-                rows += int(wanted.select(pl.len()).collect().item())
+                rows += int(table.filter(wanted).select(pl.len()).collect().item())
     return rows
 
 

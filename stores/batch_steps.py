@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+
+import polars as pl
 
 from stores.home import Home
 from stores.landing import Batch, Landing
@@ -54,14 +56,13 @@ class BatchSteps:
             self._ledger.advance(batch_id, State.DONE)
             self._landing.close(batch)
 
-    def covering(
-        self, commit: Commit, tenant: str, source: str, chunks: Iterable[tuple[str, int]], now: datetime
-    ) -> Commit:
-        """Give a commit that also stands for those chunks (batch, number) that are still to be masked.
+    def covering(self, commit: Commit, tenant: str, source: str, masked: pl.DataFrame, now: datetime) -> Commit:
+        """Give a commit that also stands for those chunks of masked rows that are still to be masked.
 
         An hour that is masked again has their rows; masking them afterwards would double each.
         """
         waiting = self._ledger.unmasked(source, tenant)
+        chunks = masked.select("batch_id", "chunk").unique().iter_rows()
         covers = [_commit_id(source, batch, chunk) for batch, chunk in chunks if batch in waiting]
         # A table forgets its writes by their time, and an hour that is masked again may be old.
         return replace(commit, written_at_ms=_ms(now), covers=tuple(covers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import polars as pl
 
@@ -13,6 +13,7 @@ from stores.keys import TenantKeys
 from stores.tables import Tables
 from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES, PACKETS
 from transforms.pii.siv import has_live_key
+from transforms.tables import arrived_in
 
 
 @dataclass
@@ -84,5 +85,4 @@ def of_batches(batches: Sequence[str], hour: datetime) -> pl.Expr:
     """Select rows of some batches; where none are named, of an arrival hour."""
     if batches:
         return pl.col("batch_id").is_in(list(batches))
-    arrived = (pl.col("received_at") >= hour) & (pl.col("received_at") < hour + timedelta(hours=1))
-    return (pl.col("received_date") == hour.date()) & arrived
+    return arrived_in(hour)

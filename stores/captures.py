@@ -7,7 +7,7 @@ blocks, files, ledger; then the readable files go; then the packet table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -25,12 +25,12 @@ from stores.landing import Batch, Landing
 from stores.ledger import Counts, Ledger
 from stores.prepared import PreparedRows
 from stores.sealing import Sealer
-from stores.subjects import SubjectKeys
 from stores.tables import Commit, Prepared, Tables
 from transforms.capture.blocks import HOUR_NS, describe_block, open_block
 from transforms.capture.packets import Interface, Packets
 from transforms.capture.tables import CAPTURE_BLOCKS, PACKETS, SOURCE
 from transforms.pii.identities import uuid_bytes
+from transforms.tables import arrived_in, arrived_in_text
 
 
 class CaptureIntake:
@@ -60,8 +60,7 @@ class CaptureIntake:
 
     def sealer(self, tenant: str) -> Sealer:
         """Give the tenant's sealer."""
-        keys = TenantKeys(tenant, self._provider)
-        return Sealer(keys, SubjectKeys(self._home.keys, keys))
+        return Sealer.of(tenant, self._provider, self._home.keys)
 
     def seal_batch(self, batch_id: str) -> Counts:
         """Seal a batch's packets into blocks, then delete its readable files.
@@ -81,17 +80,13 @@ class CaptureIntake:
 
     def remask(self, tenant: str, start: datetime, commit: Commit) -> int:
         """Make the packet rows of one arrival hour anew from the blocks, exactly; gives how many."""
-        end = start + timedelta(hours=1)
         with self._steps.holding(tenant, SOURCE):
-            arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < end)
-            rows = self._masked_again(tenant, (pl.col("received_date") == start.date()) & arrived)
-            predicate = f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
+            rows = self._masked_again(tenant, arrived_in(start))
             frame = pl.DataFrame(PACKETS.conform(rows) if rows.num_rows else PACKETS.schema.empty_table())
             # deltalake parts rows by texts, not by dictionaries of them.
             parted = frame.with_columns(pl.col(*PACKETS.partition_by).cast(pl.String))
-            chunks = frame.select("batch_id", "chunk").unique().iter_rows()
-            commit = self._steps.covering(commit, tenant, SOURCE, chunks, self._clock())
-            return self._tables.replace(tenant, PACKETS, parted, predicate, commit).rows
+            commit = self._steps.covering(commit, tenant, SOURCE, parted, self._clock())
+            return self._tables.replace(tenant, PACKETS, parted, arrived_in_text(start), commit).rows
 
     def totals(self, tenants: Sequence[str], batches: Sequence[str], hour: datetime) -> Totals:
         """Add up the packets of some batches; where none are named, of an arrival hour."""

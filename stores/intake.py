@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from stores.prepared import PreparedRows
 from stores.quarantine import Quarantine
 from stores.sealing import Sealer
 from stores.seen import Arrival, SeenEvents
-from stores.subjects import BatchSubjects, SubjectKeys
+from stores.subjects import BatchSubjects
 from stores.tables import Commit, Prepared, Tables
 from stores.vault import Vault
 from transforms.chunks import Chunk, cut_chunks
@@ -45,7 +45,15 @@ from transforms.pii.identities import (
 )
 from transforms.pii.masking import as_text, mask_records, place_in_time
 from transforms.records import Piece, read_records
-from transforms.tables import constant, masked_table, quarantine_table, raw_table, with_arrival
+from transforms.tables import (
+    arrived_in,
+    arrived_in_text,
+    constant,
+    masked_table,
+    quarantine_table,
+    raw_table,
+    with_arrival,
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,7 @@ class Intake:
 
     def sealer(self, tenant: str) -> Sealer:
         """Give the tenant's sealer."""
-        keys = TenantKeys(tenant, self._provider)
-        return Sealer(keys, SubjectKeys(self._home.keys, keys))
+        return Sealer.of(tenant, self._provider, self._home.keys)
 
     def vault(self, tenant: str) -> Vault:
         """Give the tenant's vault."""
@@ -106,17 +113,12 @@ class Intake:
 
     def remask(self, tenant: str, contract: Contract, start: datetime, commit: Commit) -> int:
         """Make the masked rows of one arrival hour anew from raw, exactly; gives how many."""
-        end = start + timedelta(hours=1)
         spec, sealer = masked_table(contract), self.sealer(tenant)
         with self._steps.holding(tenant, contract.source):
-            arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < end)
-            opened = self._open_raw(contract, sealer, (pl.col("received_date") == start.date()) & arrived)
-            # A typed literal would be nanoseconds, which Delta's file skipping cannot compare.
-            predicate = f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
+            opened = self._open_raw(contract, sealer, arrived_in(start))
             masked = self._masked(contract, sealer, opened, commit)
-            chunks = opened.frame.select("batch_id", "chunk").unique().iter_rows()
-            commit = self._steps.covering(commit, tenant, contract.source, chunks, self._clock())
-            return self._tables.replace(tenant, spec, masked, predicate, commit).rows
+            commit = self._steps.covering(commit, tenant, contract.source, masked, self._clock())
+            return self._tables.replace(tenant, spec, masked, arrived_in_text(start), commit).rows
 
     def _seal(self, batch: Batch, contract: Contract) -> None:
         deliveries: dict[int, bytes] = {}

@@ -34,21 +34,21 @@ class PreparedRows:
     def __init__(self, tables: Tables) -> None:
         """Begin with none."""
         self._tables = tables
-        self._rows: dict[tuple[str, str, int], tuple[Prepared, _Known]] = {}
+        self._rows: dict[tuple[str, int], tuple[Prepared, _Known]] = {}
 
     def prepare(
         self, batch: Batch, chunk: int, spec: TableSpec, rows: pl.DataFrame | pa.Table, sealer: Sealer
     ) -> None:
-        """Write a chunk's rows as files. The tenant's lock is held: no erasure comes in between.
+        """Write a chunk's rows as files. The tenant's lock is held: no erasure, no rotation comes between.
 
         Raises: TableError where the rows do not fit the table.
         """
         written = self._tables.prepare(batch.tenant, spec, rows)
-        self._rows[spec.key, batch.id, chunk] = written, _known(sealer)
+        self._rows[batch.id, chunk] = written, _known(sealer)
 
     def take(self, batch: Batch, chunk: int, spec: TableSpec, sealer: Sealer) -> Prepared | None:
         """Take what was prepared of a chunk; None where an erasure, a rotation or a vacuum outdated it."""
-        rows, known = self._rows.pop((spec.key, batch.id, chunk), (None, None))
+        rows, known = self._rows.pop((batch.id, chunk), (None, None))
         if rows is None or known != _known(sealer):
             return None
         return rows if self._tables.are_there(batch.tenant, spec.key, rows) else None

@@ -15,6 +15,7 @@ from stores.locks import shared
 from stores.tables import Tables
 from stores.user_logins import Standing, UserLogins, standing_of
 from transforms.errors import UsageError
+from transforms.tables import arrived_in
 from transforms.user_logins import COLUMNS, no_rows, served_rows
 
 SOURCE, MASKED = "logins", "masked.logins"
@@ -129,9 +130,7 @@ class Publishing:
             return self._database().publish(tenant, rows)
 
     def _hour(self, tenant: str, start: datetime) -> pl.DataFrame:
-        end = start + timedelta(hours=1)
-        arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < end)
-        return self._arrived(tenant, arrived, [start])
+        return self._arrived(tenant, arrived_in(start), [start])
 
     def _days(self, tenant: str) -> list[date]:
         """Give every date of arrival of which the lake or PostgreSQL has rows."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from stores.keyring import KeyProvider
 from stores.keys import TenantKeys
 from stores.sealing_room import SealingRoom
 from stores.subjects import SubjectKeys
@@ -34,6 +36,12 @@ class Sealer:
     def __init__(self, keys: TenantKeys, subjects: SubjectKeys) -> None:
         """Remember the tenant's keys."""
         self.keys, self.subjects = keys, subjects
+
+    @classmethod
+    def of(cls, tenant: str, provider: KeyProvider, folder: Path) -> Sealer:
+        """Give a tenant's sealer; `folder` holds the tables of subject keys."""
+        keys = TenantKeys(tenant, provider)
+        return cls(keys, SubjectKeys(folder, keys))
 
     def seal_for_subjects(
         self,
@@ -65,7 +73,7 @@ class Sealer:
         self,
         table: str,
         column: str,
-        values: Iterable[bytes | memoryview],
+        values: Sequence[bytes | memoryview],
         subject_keys: Sequence[bytes],
         runs: Sequence[int],
         record_ids: Octets,

@@ -7,7 +7,7 @@ pages all read them. Pure: nothing here touches a table.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,18 @@ def with_arrival(rows: pa.Table, tenant: str, arrival: tuple[datetime, str, int]
     for name, (value, kind) in shared.items():
         rows = rows.append_column(name, constant(value, kind, rows.num_rows))
     return rows
+
+
+def arrived_in(start: datetime) -> pl.Expr:
+    """Select the rows that arrived in the hour from `start`; by their date whole partitions are passed over."""
+    arrived = (pl.col("received_at") >= start) & (pl.col("received_at") < start + timedelta(hours=1))
+    return (pl.col("received_date") == start.date()) & arrived
+
+
+def arrived_in_text(start: datetime) -> str:
+    """Say the same of a masked table in SQL, for a write that replaces them."""
+    # A typed literal would be nanoseconds, which Delta's file skipping cannot compare.
+    return f"received_date = '{start:%Y-%m-%d}' and received_hour = '{start:%Y-%m-%dT%H:%M:%S}Z'"
 
 
 def column(

@@ -97,7 +97,7 @@ def seal_many(
 
 
 def seal_column(
-    plaintexts: Iterable[bytes | memoryview],
+    plaintexts: Sequence[bytes | memoryview],
     keys: Iterable[bytes],
     runs: Sequence[int],
     key_id: bytes,
@@ -107,21 +107,20 @@ def seal_column(
 ) -> pa.Array[Any]:
     """Seal a column as `seal_many` does: each key seals a run of so many values.
 
-    Shape: `nonces` holds 12 bytes a value, `record_ids` a row of 16; large_binary out. Values are asked
-    for when their turn comes: they lie anywhere in memory, and are looked at once.
+    Shape: `nonces` holds 12 bytes a value, `record_ids` a row of 16; large_binary out. Values are looked
+    at when their turn comes, and once: they lie anywhere in memory.
     """
     count = len(record_ids)
-    if len(nonces) != GCM_NONCE_BYTES * count or sum(runs) != count:
-        raise ValueError("runs, nonces and record ids do not run in parallel")
+    if not len(plaintexts) == sum(runs) == count or len(nonces) != GCM_NONCE_BYTES * count:
+        raise ValueError("values, runs, nonces and record ids do not run in parallel")
     each = np.frombuffer(nonces, np.uint8).reshape(count, GCM_NONCE_BYTES)
     begun = np.frombuffer(place.begin(16), np.uint8)
-    coming = iter(plaintexts)
     # One key is set up at a time, when its run begins.
     encryptors = chain.from_iterable(map(repeat, map(gcm_encryptor, keys), runs))
     blocks, sizes = [], [np.zeros(1, np.int64)]
     for start in range(0, count, _STEP):
         ids, own = record_ids[start : start + _STEP], each[start : start + _STEP]
-        flags, bodies = _flagged(list(islice(coming, len(ids))))
+        flags, bodies = _flagged(plaintexts[start : start + _STEP])
         heads = np.empty((len(ids), _HEAD_BYTES), np.uint8)
         heads[:, 0], heads[:, 1], heads[:, 2:6] = VERSION, flags, np.frombuffer(key_id, np.uint8)
         heads[:, HEADER_BYTES:] = own
@@ -134,8 +133,6 @@ def seal_column(
         parts[0::2], parts[1::2] = _rows_of(heads), sealed
         blocks.append(b"".join(parts))
         sizes.append(np.fromiter(map(len, sealed), np.int64, len(sealed)) + _HEAD_BYTES)
-    if next(coming, None) is not None:
-        raise ValueError("values and record ids do not run in parallel")
     offsets = np.cumsum(np.concatenate(sizes))
     buffers = [None, pa.py_buffer(offsets.data), pa.py_buffer(b"".join(blocks))]
     return pa.Array.from_buffers(pa.large_binary(), count, buffers)
