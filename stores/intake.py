@@ -31,6 +31,7 @@ from stores.subjects import BatchSubjects
 from stores.tables import Commit, Prepared, Tables
 from stores.vault import Vault
 from transforms.chunks import Chunk, cut_chunks
+from transforms.coding import constant
 from transforms.errors import TableError
 from transforms.parsing import ROW, UNKNOWN, parse_records
 from transforms.pii.contracts import Contract
@@ -48,7 +49,6 @@ from transforms.records import Piece, read_records
 from transforms.tables import (
     arrived_in,
     arrived_in_text,
-    constant,
     masked_table,
     quarantine_table,
     raw_table,

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +53,10 @@ class KeyProvider(Protocol):
 
     def key_id(self, tenant: str, epoch: int, purpose: str) -> bytes:
         """Give the 4 random bytes that name a derived key; allotted on first use, unique."""
+        ...
+
+    def allot_key_ids(self, tenant: str, epoch: int, purposes: Sequence[str]) -> None:
+        """Allot the ids of keys that are about to be used, in one step."""
         ...
 
     def signing_key(self) -> bytes:
@@ -121,10 +126,15 @@ class LocalKeyring:
 
     def key_id(self, tenant: str, epoch: int, purpose: str) -> bytes:
         """Give a derived key's id."""
-        name = f"{epoch}/{purpose}"
-        if name not in self._tenant(tenant).get("key_ids", {}):
-            self._change(lambda body: _allot_key_id(body, tenant, name))
-        return bytes.fromhex(self._tenant(tenant)["key_ids"][name])
+        self.allot_key_ids(tenant, epoch, [purpose])
+        return bytes.fromhex(self._tenant(tenant)["key_ids"][f"{epoch}/{purpose}"])
+
+    def allot_key_ids(self, tenant: str, epoch: int, purposes: Sequence[str]) -> None:
+        """Allot the ids of keys that have none: the file is written once for all of them."""
+        known = self._tenant(tenant).get("key_ids", {})
+        lacking = [name for name in (f"{epoch}/{purpose}" for purpose in purposes) if name not in known]
+        if lacking:
+            self._change(lambda body: _allot_key_ids(body, tenant, lacking))
 
     def signing_key(self) -> bytes:
         """Give the Ed25519 key of the audit trail."""
@@ -250,9 +260,11 @@ def _roots(body: dict[str, Any], tenant: str) -> dict[str, str]:
     return roots
 
 
-def _allot_key_id(body: dict[str, Any], tenant: str, name: str) -> None:
+def _allot_key_ids(body: dict[str, Any], tenant: str, names: Sequence[str]) -> None:
     taken = {one for entry in body["tenants"].values() for one in entry.get("key_ids", {}).values()}
-    fresh = secrets.token_hex(KEY_ID_BYTES)
-    while fresh in taken:
+    ids = body["tenants"].setdefault(tenant, {}).setdefault("key_ids", {})
+    for name in names:
         fresh = secrets.token_hex(KEY_ID_BYTES)
-    body["tenants"].setdefault(tenant, {}).setdefault("key_ids", {}).setdefault(name, fresh)
+        while fresh in taken:
+            fresh = secrets.token_hex(KEY_ID_BYTES)
+        taken.add(ids.setdefault(name, fresh))

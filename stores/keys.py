@@ -49,6 +49,8 @@ class TenantKeys:
 
     def token_keys(self, domains: Sequence[str]) -> dict[str, SivKey]:
         """Give the present token key of each domain."""
+        purposes = [f"token/{domain}" for domain in domains]
+        self._provider.allot_key_ids(self.tenant, self._current_epoch(), purposes)
         return {domain: self.token_key(domain) for domain in domains}
 
     def live_token_keys(self, domain: str) -> dict[bytes, SivKey]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from transforms.coding import constant
 from transforms.pii.contracts import Contract, Field, Output
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -55,6 +55,8 @@ class TableSpec:
     partition_by: tuple[str, ...] = ("received_date",)
     compression: str = "ZSTD"
     row_group_rows: int | None = None
+    # Its rows come as codes into few values, and appends write them as such (`transforms/parquet.py`).
+    is_coded: bool = False
 
     @property
     def key(self) -> str:
@@ -110,16 +112,10 @@ class TableSpec:
 
 
 def _fitting(there: pa.Field[Any], wanted: pa.Field[Any]) -> pa.Field[Any]:
-    """Give the field to cast to: a dictionary of texts needs no writing out."""
+    """Give the field to cast to: a dictionary needs no writing out."""
     kind = there.type
-    is_spread = pa.types.is_dictionary(kind) and kind.value_type == wanted.type == pa.large_string()
+    is_spread = pa.types.is_dictionary(kind) and kind.value_type == wanted.type
     return wanted.with_type(kind) if is_spread else wanted
-
-
-def constant(value: object, kind: pa.DataType, rows: int) -> pa.Array[Any]:
-    """Give a column that holds one value throughout: a dictionary of it."""
-    codes: pa.Array[Any] = pa.array(np.zeros(rows, np.int32))
-    return pa.DictionaryArray.from_arrays(codes, pa.array([value], kind))
 
 
 def with_arrival(rows: pa.Table, tenant: str, arrival: tuple[datetime, str, int]) -> pa.Table:

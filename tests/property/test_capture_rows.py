@@ -7,11 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from transforms.capture import community
+from transforms.capture import numbering
 from transforms.capture.blocks import cut_blocks, describe_block, slice_packets
 from transforms.capture.community import number_directions
-from transforms.capture.decoding import decode_names, decode_packets
-from transforms.capture.layers import fields_to_frame, frame_to_fields, read_fields, read_layers
+from transforms.capture.decoding import decode_names, decode_packets, speaking_of
+from transforms.capture.kinds import KIND_COLUMNS, KindReader
+from transforms.capture.layers import fields_to_frame, frame_to_fields, group_of, read_fields, read_layers
 from transforms.capture.packets import Interface, Packets
 from transforms.capture.rows import NAMES, read_headers
 
@@ -71,7 +72,7 @@ def reference_of(layers):
     ]
 
 
-@pytest.mark.parametrize("factors", [None, np.zeros(5, np.uint64), np.ones(5, np.uint64)])
+@pytest.mark.parametrize("factors", [None, np.zeros(8, np.uint64), np.ones(8, np.uint64)])
 @given(sent=st.lists(frames(), min_size=1, max_size=40))
 def test_packets_have_one_direction_where_they_agree(sent, factors):
     packets = packets_of(sent)
@@ -79,7 +80,7 @@ def test_packets_have_one_direction_where_they_agree(sent, factors):
     with pytest.MonkeyPatch.context() as patch:
         if factors is not None:
             # As if packets were made so that different directions have the same sum.
-            patch.setattr(community, "_FACTORS", factors)
+            patch.setattr(numbering, "_FACTORS", factors)
         codes, firsts = number_directions(columns, valid)
     expected = reference_of(read_layers(packets))
     assert len(set(zip(codes.tolist(), expected, strict=True))) == len(set(expected)) == len(firsts)
@@ -138,20 +139,79 @@ def test_every_message_tells_its_own_question(sent):
     assert told == {row: question for row, question in expected.items() if question is not None}
     names = {
         row: said.sayings[code]["dns_query"]
-        for said in decode_names(packets, *read_fields(packets))
+        for said in decode_names(speaking_of(packets, *read_fields(packets)))
         for row, code in zip(said.rows.tolist(), said.codes.tolist(), strict=True)
     }
     assert names == {row: name for row, (name, _) in told.items()}
-    (codes, texts) = read_headers([packets, packets]).names["dns_query"]
+    (codes, texts) = read_headers([packets, packets]).names["dns_query"] or (np.empty(0), [])
     again = {row: texts[code] for row, code in enumerate(codes.tolist()) if code >= 0}
     assert again == names | {row + len(packets): name for row, name in names.items()}
 
 
 def test_no_packets_have_no_headers():
     headers = read_headers([])
-    assert set(headers.names) == set(NAMES)
-    assert all(len(mask) == 0 for mask in headers.valid.values())
-    assert all(len(codes) == 0 and not texts for codes, texts in headers.names.values())
+    assert headers.names == dict.fromkeys(NAMES)
+    assert len(headers.kinds.of_packets) == len(headers.kinds.payload_bytes) == 0
+
+
+# -- kinds --------------------------------------------------------------------------------------
+
+
+@st.composite
+def heads(draw):
+    """Ethernet and IPv4 as most packets have it, with each part of it off now and then; some are cut."""
+    protocol = draw(st.sampled_from([6, 6, 17, 17, 1, 47]))
+    words = draw(st.sampled_from([0x50, 0x50, 0x50, 0x80, 0x40, 0xF0]))
+    ports = draw(st.sampled_from([b"\x01\xbb\x9c\x40", b"\x9c\x40\x01\xbb", b"\0\x35\x9c\x40"]))
+    flags = draw(st.sampled_from([0x10, 0x18]))
+    transport = ports + draw(st.binary(min_size=8, max_size=8)) + bytes([words, flags]) + bytes(6)
+    transport += draw(st.binary(max_size=30))
+    if protocol == 17:
+        transport = transport[:8] + draw(st.binary(max_size=40))
+    first, kind = draw(st.sampled_from([(0x45, 0x0800)] * 6 + [(0x46, 0x0800), (0x65, 0x0800), (0x45, 0x86DD)]))
+    total = draw(st.sampled_from([20 + len(transport)] * 4 + [0, 19, 21, 41, 65_535]))
+    fragment = draw(st.sampled_from([0, 0, 0x4000, 0x8000, 0x2000, 1]))
+    tos, identity, checksum = draw(st.tuples(*[st.sampled_from([0, 7])] * 3))
+    ttl = draw(st.sampled_from([64, 63]))
+    head = struct.pack(">BBHHHBBH", first, tos, total, identity, fragment, ttl, protocol, checksum)
+    src, dst = draw(st.tuples(*[st.sampled_from(ADDRESSES)] * 2))
+    macs = draw(st.sampled_from([bytes(12), bytes(range(12)), bytes(range(12, 24))]))
+    frame = (
+        macs + struct.pack(">H", kind) + head + src + dst + transport + draw(st.sampled_from([b"", bytes(4)]))
+    )
+    return frame[: draw(st.sampled_from([None] * 5 + [13, 33, 34, 41, 42, 47, 48, 53, 54]))]
+
+
+@pytest.mark.parametrize("link_type", [1, 101, 0x1_0001])
+@given(sent=st.lists(heads() | frames(), max_size=40))
+def test_a_kind_says_what_each_of_its_packets_does(link_type, sent):
+    packets = packets_of(sent, link_type)
+    reader = KindReader(2 * len(packets))
+    speaking = [reader.read(packets), reader.read(packets)]
+    kinds = reader.finish()
+    columns, valid = read_fields(packets)
+    for name in KIND_COLUMNS:
+        mask = kinds.valid[group_of(name)][kinds.of_packets]
+        assert mask.tolist() == [*valid[group_of(name)]] * 2, name
+        found = np.where(mask, kinds.columns[name][kinds.of_packets], 0)
+        assert found.tolist() == [*np.where(valid[group_of(name)], columns[name], 0)] * 2, name
+        assert kinds.columns[name].dtype == columns[name].dtype
+    assert kinds.payload_bytes.tolist() == [*np.where(valid["payload"], columns["payload_bytes"], -1)] * 2
+    assert set(kinds.of_packets.tolist()) == set(range(len(kinds.valid["ip"])))
+    expected = speaking_of(packets, columns, valid)
+    for one in speaking:
+        says = expected.payload_bytes >= 0
+        assert one.payload_bytes.tolist() == expected.payload_bytes.tolist()
+        for name in ("protocol", "src_port", "dst_port", "payload_offset"):
+            assert getattr(one, name)[says].tolist() == getattr(expected, name)[says].tolist(), name
+
+
+def test_packets_that_differ_in_what_headers_do_not_say_are_of_one_kind():
+    frames_sent = [udp(bytes(size), 9) for size in (1, 2, 30)]
+    frames_sent += [frame[:15] + b"\7" + frame[16:18] + b"\1\2" + frame[20:] for frame in frames_sent]
+    reader = KindReader(len(frames_sent))
+    reader.read(packets_of(frames_sent))
+    assert reader.finish().of_packets.tolist() == [0] * 6
 
 
 # -- blocks -------------------------------------------------------------------------------------

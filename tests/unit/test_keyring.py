@@ -217,6 +217,20 @@ def test_a_key_id_that_is_taken_is_not_given_twice(keyring: LocalKeyring, monkey
     assert keyring.key_id("other", 1, "one").hex() == "bbbbbbbb"
 
 
+def test_ids_of_several_keys_are_allotted_by_one_writing(
+    keyring: LocalKeyring, monkeypatch: pytest.MonkeyPatch
+):
+    written = []
+    monkeypatch.setattr("stores.keyring._write", lambda path, header, body, key: written.append(body))
+    drawn = iter(["aaaaaaaa", "aaaaaaaa", "bbbbbbbb", "aaaaaaaa", "cccccccc"])
+    monkeypatch.setattr("stores.keyring.secrets.token_hex", lambda _: next(drawn))
+    keyring.allot_key_ids("default", 1, ["one", "two", "three"])
+    keyring.allot_key_ids("default", 1, ["three", "one"])
+    assert len(written) == 1
+    ids = [keyring.key_id("default", 1, name).hex() for name in ("one", "two", "three")]
+    assert ids == ["aaaaaaaa", "bbbbbbbb", "cccccccc"]
+
+
 def allot(path: str, names: list[str], answers) -> None:
     """What a process of its own does: ask for key ids."""
     keyring = LocalKeyring(Path(path), PASSPHRASE)

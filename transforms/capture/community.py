@@ -9,10 +9,8 @@ README says and corelight/pycommunityid has them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Mapping
 from hashlib import sha1
-from typing import Any, TypeAlias, cast
 
 import numpy as np
 import polars as pl
@@ -22,18 +20,13 @@ from numpy.typing import NDArray
 
 from transforms.capture.layers import ICMP, ICMPV6, SCTP, TCP, UDP, distinct_addresses
 from transforms.capture.links import Fields, Mask
+from transforms.capture.numbering import Numbers, number_rows, number_values
 from transforms.errors import UsageError
-
-Numbers: TypeAlias = "NDArray[np.int64]"
 
 _ICMP_PAIRS = ((0, 8), (9, 10), (13, 14), (15, 16), (17, 18))
 _ICMPV6_PAIRS = ((128, 129), (130, 131), (133, 134), (135, 136), (139, 140), (144, 145))
 _WITH_PORTS, _WITH_ICMP = 1 << 32, 2 << 32
 _WIDE = ("src_ip_high", "src_ip_low", "dst_ip_high", "dst_ip_low")
-_FACTORS = np.array(
-    (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0xABC98388FB8FAC03, 0x8CB92BA72F3D8DD7, 0xDB4F0B9175AE2165),
-    np.uint64,
-)
 # Where the message is one way, or its partner is not known, its own code takes the port's place.
 _NO_PARTNER = -1
 
@@ -91,22 +84,12 @@ def distinct_flows(layers: pl.DataFrame, seed: int = 0) -> tuple[pl.Series, pl.S
 def number_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> tuple[Numbers, Numbers]:
     """Give packets that agree in addresses, protocol and ports, or type and code, one number.
 
-    There are far fewer directions of flows than packets, so that a caller works on those only.
-
-    Shape: what `read_fields` gives (`src_ip_high` and `dst_ip_high` may be left out where all are 0) in;
-    a number for each packet, and by number the first packet that has it.
+    Shape: what `read_fields` gives in; a number for each packet, and by number the first packet that has it.
     """
-    words = _words_of_directions(columns, valid)
-    # One hash table instead of three: over sums of the words, each times an odd number of 64 random bits.
-    # Where two directions have the same sum, which takes intent or 2**32 directions, words tell them apart.
-    sums = reduce(np.add, (word * factor for word, factor in zip(words, _FACTORS, strict=False)))
-    codes, firsts = _first_of_each(_number(sums.view(np.int64))[0])
-    if all((word[firsts][codes] == word).all() for word in words):
-        return codes, firsts
-    return _first_of_each(_number_rows(words))
+    return number_rows(words_of_directions(columns, valid))
 
 
-def _words_of_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> list[NDArray[np.uint64]]:
+def words_of_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> list[NDArray[np.uint64]]:
     """Give what tells directions apart, as numbers of 64 bits; what is not valid is 0."""
     # Bits, from the lowest: ports or type and code 32, whether they are there 2, protocol 9, version 3.
     rest = (columns["src_port"].astype(np.int64) << 16) | columns["dst_port"] | _WITH_PORTS
@@ -117,25 +100,7 @@ def _words_of_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask
     protocol = np.where(valid["protocol"], columns["protocol"].astype(np.int64), 0x100)
     rest |= protocol << 34
     rest |= np.where(valid["ip"], columns["ip_version"].astype(np.int64), 0) << 43
-    has_ip = valid["ip"].all()
-    addresses = [columns[name] for name in _WIDE if name in columns]
-    return [rest.view(np.uint64), *(word if has_ip else np.where(valid["ip"], word, 0) for word in addresses)]
-
-
-def _first_of_each(codes: Numbers) -> tuple[Numbers, Numbers]:
-    """Give the codes, and the first place of each."""
-    firsts = np.empty(int(codes.max(initial=-1)) + 1, np.int64)
-    # Of several values for one place the last one stays: from behind, that is the first packet.
-    firsts[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    return codes, firsts
-
-
-def _number_rows(words: Sequence[NDArray[np.uint64]]) -> Numbers:
-    """Give numbers to the distinct rows of some columns; slower than `_number`, and for whatever is in them."""
-    octets = np.ascontiguousarray(np.stack(words, axis=1))
-    kind, buffers = pa.binary(8 * len(words)), [None, pa.py_buffer(octets.reshape(-1).data)]
-    encoded: Any = pa.Array.from_buffers(kind, len(octets), buffers).dictionary_encode()
-    return np.asarray(encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
+    return [rest.view(np.uint64), *(np.where(valid["ip"], columns[name], np.uint64(0)) for name in _WIDE)]
 
 
 def _name_flows(flows: pl.DataFrame, seed: int) -> tuple[pl.Series, pl.Series]:
@@ -151,9 +116,9 @@ def _name_flows(flows: pl.DataFrame, seed: int) -> tuple[pl.Series, pl.Series]:
     one, two = np.where(turned, two, one), np.where(turned, one, two)
     port_one, port_two = np.where(turned, port_two, port_one), np.where(turned, port_one, port_two)
     # Addresses, then what is left, then both together: three hash tables of 64-bit numbers.
-    pair, pairs = _number((one << 32) | two)
-    rest, rests = _number((version << 40) | (protocol << 32) | (port_one << 16) | port_two)
-    flow, both = _number((pair << 32) | rest)
+    pair, pairs = number_values((one << 32) | two)
+    rest, rests = number_values((version << 40) | (protocol << 32) | (port_one << 16) | port_two)
+    flow, both = number_values((pair << 32) | rest)
     digests = _hash_flows(pairs[both >> 32], rests[both & 0xFFFF_FFFF], distinct, seed)
     return pl.Series(flow), _write_ids(digests)
 
@@ -184,13 +149,6 @@ def _ports(flows: pl.DataFrame, protocol: Numbers) -> tuple[Numbers, Numbers, ND
     return one, two, one_way
 
 
-def _number(values: Numbers) -> tuple[Numbers, Numbers]:
-    """Give numbers to the distinct values, in the order that they are met; nothing is sorted."""
-    encoded = pa.array(values).dictionary_encode()
-    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes, cast("Any", encoded.dictionary).to_numpy(zero_copy_only=False)
-
-
 def _hash_flows(pairs: Numbers, rests: Numbers, distinct: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
     """Hash seed, addresses, protocol, a zero, and ports where the protocol has them. Shape: 20 bytes each."""
     src, dst = distinct[pairs >> 32], distinct[pairs & 0xFFFF_FFFF]
@@ -211,9 +169,8 @@ def _hash_flows(pairs: Numbers, rests: Numbers, distinct: NDArray[np.uint8], see
             rows = np.flatnonzero((first == start) & (ends == end))
             parts = (head[rows], src[rows, start:], dst[rows, start:], tail[rows, : 6 + end])
             table = np.concatenate(parts, axis=1)
-            messages, width = table.tobytes(), table.shape[1]
-            spans = range(0, len(messages), width)
-            hashed = b"".join(sha1(messages[at : at + width]).digest() for at in spans)  # noqa: S324 - as specified
+            messages = np.ascontiguousarray(table).view(f"V{table.shape[1]}").ravel().tolist()
+            hashed = b"".join(one.digest() for one in map(sha1, messages))
             digests[rows] = np.frombuffer(hashed, np.uint8).reshape(-1, 20)
     return digests
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, cast
 
 import dpkt
@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from transforms.capture.layers import GRE, TCP, UDP, frame_to_fields, read_inner_layers
-from transforms.capture.links import IPV4, IPV6, Fields
+from transforms.capture.links import IPV4, IPV6, Fields, gather
 from transforms.capture.packets import Packets
 from transforms.capture.spans import gather_spans
 
@@ -88,15 +88,12 @@ def decode_packets(packets: Packets, layers: pl.DataFrame) -> pl.DataFrame:
     or `tunnel` (ipip, 6in4, gre, vxlan, or ip6 for what else is carried in IPv6) with the `inner_`
     columns as in `read_layers`; the others are null. Fragments are not looked at.
     """
-    view = _View(packets, *frame_to_fields(layers))
-    parts = [_to_frame(said) for said in _decode_each(view)]
-    parts += [_decode_tunnels(view, *chosen) for chosen in _choose_tunnels(view) if chosen[1].size]
+    columns, valid = frame_to_fields(layers)
+    speaking = speaking_of(packets, columns, valid)
+    parts = [_to_frame(said) for said in decode_names(speaking)]
+    tunnels = _choose_tunnels(speaking, columns)
+    parts += [_decode_tunnels(packets, *chosen) for chosen in tunnels if chosen[1].size]
     return pl.concat([pl.DataFrame(schema=SCHEMA), *parts], how="diagonal").sort("row")
-
-
-def decode_names(packets: Packets, columns: dict[str, Fields], valid: dict[str, Mask]) -> list[Said]:
-    """Decode what `decode_packets` does but tunnels, from what `read_fields` gave for the packets."""
-    return list(_decode_each(_View(packets, columns, valid)))
 
 
 def _to_frame(said: Said) -> pl.DataFrame:
@@ -105,15 +102,40 @@ def _to_frame(said: Said) -> pl.DataFrame:
     return sayings[said.codes].with_columns(pl.Series("row", said.rows).cast(pl.UInt32))
 
 
-class _View:
-    """The columns that choose, as numbers without nulls, and the bytes."""
+@dataclass(frozen=True)
+class Speaking:
+    """What chooses the packets that may tell something, and their bytes.
 
-    def __init__(self, packets: Packets, columns: dict[str, Fields], valid: dict[str, Mask]) -> None:
-        """Take the columns over; what is null is -1, which no protocol or size is."""
-        self.packets, self.columns = packets, columns
+    Shape: `starts` are the places in `octets` where records begin; then an entry for each packet:
+    `protocol`, 0 where it is not known and for fragments; `src_port`, `dst_port`, `payload_offset` (from
+    the record's start), which hold anything where there is no payload; `payload_bytes`, -1 for none.
+    """
+
+    octets: NDArray[np.uint8]
+    starts: Numbers
+    protocol: Fields
+    src_port: Fields
+    dst_port: Fields
+    payload_offset: Fields
+    payload_bytes: Fields
+
+    @classmethod
+    def empty(cls, packets: Packets) -> Speaking:
+        """Make room for what is to be said of packets."""
+        kinds = (np.uint8, np.uint16, np.uint16, np.int32, np.int32)
+        return cls(packets.records, packets.starts[:-1], *(np.empty(len(packets), kind) for kind in kinds))
+
+    def cut(self, rows: slice) -> Speaking:
+        """Give what is said of some packets in a row, without a copy."""
+        return Speaking(self.octets, *(getattr(self, one.name)[rows] for one in fields(self)[1:]))
+
+    def put(self, rows: Numbers | slice, columns: dict[str, Fields], valid: dict[str, Mask]) -> None:
+        """Put in what `read_fields` gave for some packets."""
         whole = valid["protocol"] & ~columns["is_fragment"]
-        self.protocol = np.where(whole, columns["protocol"].astype(np.int16), -1)
-        self.payload_bytes = np.where(valid["payload"], columns["payload_bytes"], -1)
+        self.protocol[rows] = np.where(whole, columns["protocol"], 0)
+        self.payload_bytes[rows] = np.where(valid["payload"], columns["payload_bytes"], -1)
+        for name in ("src_port", "dst_port", "payload_offset"):
+            getattr(self, name)[rows] = columns[name]
 
     def rows_of(self, protocol: int, least_bytes: int) -> Numbers:
         """Choose packets by protocol and by what was captured of their payload."""
@@ -121,7 +143,7 @@ class _View:
 
     def has_port(self, rows: Numbers, *ports: int) -> Mask:
         """Whether either end is one of these; a payload that was captured has its ports before it."""
-        src, dst = self.columns["src_port"][rows], self.columns["dst_port"][rows]
+        src, dst = self.src_port[rows], self.dst_port[rows]
         found = np.zeros(len(rows), bool)
         for port in ports:
             found |= (src == port) | (dst == port)
@@ -129,42 +151,45 @@ class _View:
 
     def spans(self, rows: Numbers) -> tuple[Numbers, Numbers]:
         """Give where the payloads of some packets begin in the records, and how far they are looked at."""
-        starts = self.packets.starts[rows] + self.columns["payload_offset"][rows]
+        starts = self.starts[rows] + self.payload_offset[rows]
         return starts, starts + np.minimum(self.payload_bytes[rows], MOST_BYTES)
 
     def words(self, rows: Numbers, offsets: Numbers, kind: str) -> NDArray[Any]:
         """Gather a number from each of some packets; the caller knows that it was captured."""
-        fields, octets = np.dtype(kind), self.packets.records
-        if not rows.size:
-            return np.empty(0, fields)
-        windows = np.ndarray((len(octets) - fields.itemsize + 1,), f"V{fields.itemsize}", octets, strides=(1,))
-        return np.asarray(windows[self.packets.starts[rows] + offsets].view(fields))
+        return np.asarray(gather(self.octets, self.starts[rows] + offsets, np.dtype(kind)))
 
 
-def _decode_each(view: _View) -> Iterator[Said]:
-    """Choose the candidates of each decoder, none of them twice, and decode them."""
-    udp = view.rows_of(UDP, 17)
-    is_dns = view.has_port(udp, *_DNS_PORTS)
-    yield _decode_questions(view, udp[is_dns], 0)
+def speaking_of(packets: Packets, columns: dict[str, Fields], valid: dict[str, Mask]) -> Speaking:
+    """Give what chooses among packets, from what `read_fields` gave for them."""
+    speaking = Speaking.empty(packets)
+    speaking.put(slice(None), columns, valid)
+    return speaking
+
+
+def decode_names(speaking: Speaking) -> Iterator[Said]:
+    """Decode what `decode_packets` does but tunnels: the candidates of each decoder, none of them twice."""
+    udp = speaking.rows_of(UDP, 17)
+    is_dns = speaking.has_port(udp, *_DNS_PORTS)
+    yield _decode_questions(speaking, udp[is_dns], 0)
     udp = udp[~is_dns]
-    udp = udp[view.payload_bytes[udp] >= 240]
-    yield _decode_payloads(view, udp[view.has_port(udp, *_DHCP_PORTS)], _decode_dhcp)
-    tcp = view.rows_of(TCP, 16)
-    is_dns = view.has_port(tcp, _DNS_PORTS[0]) & (view.payload_bytes[tcp] >= 19)
-    yield _decode_questions(view, tcp[is_dns], 2)
+    udp = udp[speaking.payload_bytes[udp] >= 240]
+    yield _decode_payloads(speaking, udp[speaking.has_port(udp, *_DHCP_PORTS)], _decode_dhcp)
+    tcp = speaking.rows_of(TCP, 16)
+    is_dns = speaking.has_port(tcp, _DNS_PORTS[0]) & (speaking.payload_bytes[tcp] >= 19)
+    yield _decode_questions(speaking, tcp[is_dns], 2)
     tcp = tcp[~is_dns]
     # What these begin with is surer than a port: TLS and HTTP run on any.
-    first = view.words(tcp, view.columns["payload_offset"][tcp], ">u4")
+    first = speaking.words(tcp, speaking.payload_offset[tcp], ">u4")
     # A record of the handshake (22), version 3.x; whether it is a ClientHello is seen when it is read.
-    yield _decode_payloads(view, tcp[first >> 16 == 0x1603], _decode_tls)
+    yield _decode_payloads(speaking, tcp[first >> 16 == 0x1603], _decode_tls)
     is_request = np.logical_or.reduce([first == method for method in _METHODS])
-    yield _decode_payloads(view, tcp[is_request], _decode_http)
+    yield _decode_payloads(speaking, tcp[is_request], _decode_http)
 
 
-def _decode_payloads(view: _View, rows: Numbers, decode: Callable[[bytes], Found | None]) -> Said:
+def _decode_payloads(speaking: Speaking, rows: Numbers, decode: Callable[[bytes], Found | None]) -> Said:
     """Decode payloads one by one."""
-    octets, found, sayings = view.packets.records.data, [], []
-    for row, start, end in zip(rows.tolist(), *(bound.tolist() for bound in view.spans(rows)), strict=True):
+    octets, found, sayings = speaking.octets.data, [], []
+    for row, start, end in zip(rows.tolist(), *(bound.tolist() for bound in speaking.spans(rows)), strict=True):
         try:
             said = decode(octets[start:end].tobytes())
         except Exception:  # a decoder raises whatever its slicing raises; it then decodes nothing
@@ -178,19 +203,19 @@ def _decode_payloads(view: _View, rows: Numbers, decode: Callable[[bytes], Found
 # -- names asked for ----------------------------------------------------------------------------
 
 
-def _decode_questions(view: _View, rows: Numbers, begins: int) -> Said:
+def _decode_questions(speaking: Speaking, rows: Numbers, begins: int) -> Said:
     """Read the first question of DNS messages; the records behind it are not looked at.
 
     Devices ask for the same names all the time, so that equal questions are read once. A message
     `begins` so many bytes into the payload.
     """
-    starts, ends = view.spans(rows)
+    starts, ends = speaking.spans(rows)
     starts = starts + begins
-    whole, stops = _find_questions(view.packets.records, starts, ends)
+    whole, stops = _find_questions(speaking.octets, starts, ends)
     rows, starts, stops = rows[whole], starts[whole], stops[whole]
     if not rows.size:
         return Said(rows, np.empty(0, np.int64), [])
-    octets, places = gather_spans(view.packets.records, starts + _QUESTION_AT, stops)
+    octets, places = gather_spans(speaking.octets, starts + _QUESTION_AT, stops)
     column = pa.Array.from_buffers(
         pa.large_binary(), len(rows), [None, pa.py_buffer(places.data), pa.py_buffer(octets.data)]
     ).dictionary_encode()
@@ -281,28 +306,30 @@ def _decode_http(payload: bytes) -> Found | None:
 # -- tunnels ------------------------------------------------------------------------------------
 
 
-def _choose_tunnels(view: _View) -> list[tuple[str, Numbers, Numbers, int]]:
+def _choose_tunnels(speaking: Speaking, columns: dict[str, Fields]) -> list[tuple[str, Numbers, Numbers, int]]:
     """Give, for each kind of tunnel: its name, the packets, where the inner ones begin, their link type."""
-    l4, payload = (view.columns[name].astype(np.int64) for name in ("l4_offset", "payload_offset"))
+    l4, payload = (columns[name].astype(np.int64) for name in ("l4_offset", "payload_offset"))
     chosen = []
     for name, protocol, version in (("ipip", 4, 4), ("6in4", 41, 4), ("ip6", 4, 6), ("ip6", 41, 6)):
-        rows = np.flatnonzero((view.protocol == protocol) & (view.columns["ip_version"] == version))
+        rows = np.flatnonzero((speaking.protocol == protocol) & (columns["ip_version"] == version))
         chosen.append((name, rows, l4[rows], _RAW))
-    gre = view.rows_of(GRE, 1)
-    kinds = view.words(gre, l4[gre] + 2, ">u2")
+    gre = speaking.rows_of(GRE, 1)
+    kinds = speaking.words(gre, l4[gre] + 2, ">u2")
     for numbers, link_type in (((IPV4, IPV6), _RAW), ((_BRIDGED,), _ETHERNET)):
         rows = gre[np.isin(kinds, numbers)]
         chosen.append(("gre", rows, payload[rows], link_type))
-    vxlan = view.rows_of(UDP, 8)
-    vxlan = vxlan[view.columns["dst_port"][vxlan] == _VXLAN_PORT]
-    is_valid = view.words(vxlan, payload[vxlan], "u1") & 0x08 == 0x08
+    vxlan = speaking.rows_of(UDP, 8)
+    vxlan = vxlan[columns["dst_port"][vxlan] == _VXLAN_PORT]
+    is_valid = speaking.words(vxlan, payload[vxlan], "u1") & 0x08 == 0x08
     vxlan = vxlan[is_valid]
     chosen.append(("vxlan", vxlan, payload[vxlan] + 8, _ETHERNET))
     return chosen
 
 
-def _decode_tunnels(view: _View, tunnel: str, rows: Numbers, offsets: Numbers, link_type: int) -> pl.DataFrame:
-    inner = read_inner_layers(view.packets, rows, offsets, link_type)
+def _decode_tunnels(
+    packets: Packets, tunnel: str, rows: Numbers, offsets: Numbers, link_type: int
+) -> pl.DataFrame:
+    inner = read_inner_layers(packets, rows, offsets, link_type)
     names = [name.removeprefix("inner_") for name in SCHEMA if name.startswith("inner_")]
     columns = [pl.col(name).alias(f"inner_{name}") for name in names]
     numbers = pl.Series("row", rows).cast(pl.UInt32)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import polars as pl
@@ -40,6 +40,8 @@ ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 DCCP, GRE, SCTP, UDPLITE, AH, FRAGMENT = 33, 47, 132, 136, 51, 44
 MOST_EXTENSIONS = 6
 _MAPPED = np.uint64(0xFFFF_0000_0000)  # ::ffff:0:0/96
+# Each column, and by group where it is not null.
+Columns: TypeAlias = "tuple[dict[str, Fields], dict[str, Mask]]"
 
 
 _IP = lay_out(
@@ -125,14 +127,14 @@ def read_layers(packets: Packets) -> pl.DataFrame:
     return fields_to_frame(*read_fields(packets))
 
 
-def read_fields(packets: Packets) -> tuple[dict[str, Fields], dict[str, Mask]]:
+def read_fields(packets: Packets) -> Columns:
     """Read what `read_layers` does, as plain arrays: each column, and where its group is not null.
 
     Shape: columns by name; masks by group: `ip` for what an IP header says, `ports`, `icmp`, `payload`,
     `protocol` (with `l4_offset`), else the column's own name. Where a mask is false, a column holds
     anything.
     """
-    return _read_spans(packets.records, packets.starts[:-1], packets.starts[1:], packets.interface.link_type)
+    return read_spans(packets.records, packets.starts[:-1], packets.starts[1:], packets.interface.link_type)
 
 
 def read_inner_layers(packets: Packets, rows: Ints, offsets: Ints, link_type: int) -> pl.DataFrame:
@@ -144,14 +146,13 @@ def read_inner_layers(packets: Packets, rows: Ints, offsets: Ints, link_type: in
     Units: the offset columns count from each record's start as well.
     """
     starts, ends = packets.starts[rows] + offsets - HEADER_BYTES, packets.starts[rows + 1]
-    layers = fields_to_frame(*_read_spans(packets.records, starts, ends, link_type))
+    layers = fields_to_frame(*read_spans(packets.records, starts, ends, link_type))
     moved = pl.Series("moved", offsets - HEADER_BYTES).cast(pl.Int32)
     return layers.with_columns(pl.col("l3_offset", "l4_offset", "payload_offset") + moved)
 
 
-def _read_spans(
-    octets: NDArray[np.uint8], starts: Ints, ends: Ints, link_type: int
-) -> tuple[dict[str, Fields], dict[str, Mask]]:
+def read_spans(octets: NDArray[np.uint8], starts: Ints, ends: Ints, link_type: int) -> Columns:
+    """Read what `read_fields` does of the records that begin and end at some places."""
     rows = len(starts)
     columns = {name: np.zeros(rows, kind) for name, (kind, _) in _COLUMNS.items()}
     valid = {group: np.zeros(rows, bool) for _, group in _COLUMNS.values()}
@@ -160,7 +161,7 @@ def _read_spans(
         for first in range(0, rows, CHUNK_PACKETS):
             cut = slice(first, first + CHUNK_PACKETS)
             chunk = Chunk(
-                *_with_slack(octets, starts[cut], ends[cut]),
+                *with_slack(octets, starts[cut], ends[cut]),
                 {name: column[cut] for name, column in columns.items()},
                 {group: mask[cut] for group, mask in valid.items()},
             )
@@ -173,7 +174,7 @@ def fields_to_frame(columns: dict[str, Fields], valid: dict[str, Mask]) -> pl.Da
     return pl.DataFrame({name: _series(column, valid[group_of(name)]) for name, column in columns.items()})
 
 
-def frame_to_fields(layers: pl.DataFrame) -> tuple[dict[str, Fields], dict[str, Mask]]:
+def frame_to_fields(layers: pl.DataFrame) -> Columns:
     """Turn what `read_layers` gave into what `read_fields` gives; nulls are 0."""
     columns = {one.name: one.fill_null(False if one.dtype == pl.Boolean else 0).to_numpy() for one in layers}
     return columns, {group_of(one.name): one.is_not_null().to_numpy() for one in layers}
@@ -184,7 +185,7 @@ def group_of(name: str) -> str:
     return _COLUMNS[name][1]
 
 
-def _with_slack(octets: NDArray[np.uint8], starts: Ints, ends: Ints) -> tuple[NDArray[np.uint8], Ints, Ints]:
+def with_slack(octets: NDArray[np.uint8], starts: Ints, ends: Ints) -> tuple[NDArray[np.uint8], Ints, Ints]:
     """Copy the last records out, so that a gather may reach behind the last byte."""
     if ends[-1] + len(SLACK) <= len(octets):
         return octets, starts, ends

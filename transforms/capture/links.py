@@ -33,6 +33,15 @@ def lay_out(size: int, **places: tuple[str, int]) -> np.dtype[Any]:
     return np.dtype({"names": [*places], "formats": kinds, "offsets": offsets, "itemsize": size})
 
 
+def gather(octets: NDArray[np.uint8], places: Ints, fields: np.dtype[Any]) -> Fields:
+    """Copy the bytes at each place and see them as fields; all of them must be there."""
+    if not places.size:
+        return np.empty(0, fields)
+    shape = (len(octets) - fields.itemsize + 1,)
+    windows: Fields = np.ndarray(shape, f"V{fields.itemsize}", octets, strides=(1,))
+    return windows[places].view(fields)
+
+
 _BY_VERSION: NDArray[np.uint16] = np.zeros(16, np.uint16)
 _BY_VERSION[[4, 6]] = IPV4, IPV6
 
@@ -58,9 +67,7 @@ class Chunk:
 
     def gather(self, places: Ints, fields: np.dtype[Any]) -> Fields:
         """Copy the bytes at each place and see them as fields."""
-        shape = (len(self.octets) - fields.itemsize + 1,)
-        windows: Fields = np.ndarray(shape, f"V{fields.itemsize}", self.octets, strides=(1,))
-        return windows[places].view(fields)
+        return gather(self.octets, places, fields)
 
     def bounded(self, places: Ints) -> Ints:
         """Keep places within their records, so that a gather stays within the buffer."""

@@ -203,6 +203,7 @@ PACKETS = TableSpec(
         _name("dhcp_hostname", "The name that a device gives itself in DHCP"),
     ),
     ("packet_hour",),
+    is_coded=True,
 )
 
 QUARANTINE = quarantine_of(SOURCE, "Captures", OWNER)

@@ -1,0 +1,67 @@
+"""Numbers for rows that agree, so that a caller works on distinct ones only. Nothing is sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Numbers: TypeAlias = "NDArray[np.int64]"
+Words: TypeAlias = "NDArray[np.uint64]"
+
+# Odd numbers of 64 random bits, as many as there are words at most.
+_FACTORS = np.array(
+    (
+        0x9E3779B97F4A7C15,
+        0xD1B54A32D192ED03,
+        0xABC98388FB8FAC03,
+        0x8CB92BA72F3D8DD7,
+        0xDB4F0B9175AE2165,
+        0xB5AD4ECEDA1CE2A9,
+        0xC2B2AE3D27D4EB4F,
+        0xA0761D6478BD642F,
+    ),
+    np.uint64,
+)
+
+
+def number_values(values: Numbers) -> tuple[Numbers, Numbers]:
+    """Give numbers to the distinct values, in the order that they are met; and the values by number."""
+    encoded = pa.array(values).dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, cast("Any", encoded.dictionary).to_numpy(zero_copy_only=False)
+
+
+def number_rows(words: Sequence[Words]) -> tuple[Numbers, Numbers]:
+    """Give rows that agree in each of some columns one number.
+
+    Shape: up to eight columns in; a number for each row, in the order that they are met, and by number
+    the first row that has it.
+    """
+    # One hash table instead of one for each word: over sums of the words, each times its factor. Where two
+    # rows have the same sum, which takes intent or 2**32 distinct ones, words tell them apart.
+    sums = reduce(np.add, (word * factor for word, factor in zip(words, _FACTORS, strict=False)))
+    codes, firsts = _first_of_each(number_values(sums.view(np.int64))[0])
+    if all((word[firsts][codes] == word).all() for word in words):
+        return codes, firsts
+    return _first_of_each(_number_exactly(words))
+
+
+def _first_of_each(codes: Numbers) -> tuple[Numbers, Numbers]:
+    """Give the codes, and the first place of each."""
+    firsts = np.empty(int(codes.max(initial=-1)) + 1, np.int64)
+    # Of several values for one place the last one stays: from behind, that is the first row.
+    firsts[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return codes, firsts
+
+
+def _number_exactly(words: Sequence[Words]) -> Numbers:
+    """Give numbers by all bytes of the rows; slower, and for whatever is in them."""
+    octets = np.ascontiguousarray(np.stack(words, axis=1))
+    kind, buffers = pa.binary(8 * len(words)), [None, pa.py_buffer(octets.reshape(-1).data)]
+    encoded: Any = pa.Array.from_buffers(kind, len(octets), buffers).dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))

@@ -1,0 +1,306 @@
+"""Parquet files of columns that are codes already: their pages are the codes as they lie in memory.
+
+A table of packets repeats itself: its columns come as dictionaries, some of them with the same codes.
+pyarrow looks each code up, counts runs and packs bits, for 36 columns; here a page is the codes behind
+a few bytes, compressed once however many columns have it. Widths are whole bytes, which the format allows.
+
+Source: the Parquet format, "parquet.thrift" and "Encodings.md" (hybrid of RLE and bit-packing, dictionary,
+delta encoding), version 1 of data pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.coding import Codes, smallest_kind
+from transforms.thrift import Value, binary, boolean, int32, int64, listing, structure, varint, zigzag
+
+Mask: TypeAlias = "npt.NDArray[np.bool_]"
+
+# A page holds a column of so many rows: what is read at once should not be more.
+GROUP_ROWS = 1 << 20
+_MAGIC, _MAKER = b"PAR1", b"lockhouse"
+_BOOLEAN, _INT32, _INT64, _TEXT = 0, 1, 2, 6
+_PLAIN, _RLE, _DELTA, _CODES = 0, 3, 5, 8
+_ZSTD, _DATA_PAGE, _DICTIONARY_PAGE = 6, 0, 2
+_REQUIRED, _OPTIONAL = 0, 1
+_NOTHING = structure({})
+_MICROSECONDS_UTC = structure({1: boolean(True), 2: structure({2: _NOTHING})})
+# How a type is stored; what it was called, and how it is described now.
+_KINDS: dict[pa.DataType, tuple[int, dict[int, Value]]] = {
+    pa.bool_(): (_BOOLEAN, {}),
+    pa.int32(): (_INT32, {}),
+    pa.int64(): (_INT64, {}),
+    pa.date32(): (_INT32, {6: int32(6), 10: structure({6: _NOTHING})}),
+    pa.timestamp("us", tz="UTC"): (_INT64, {6: int32(10), 10: structure({8: _MICROSECONDS_UTC})}),
+    pa.large_string(): (_TEXT, {6: int32(0), 10: structure({1: _NOTHING})}),
+}
+_BETWEEN = pa.scalar(b"", pa.large_binary())
+_WIDTHS = {_INT32: np.dtype("<i4"), _INT64: np.dtype("<i8")}
+# A block of differences, its parts, and the values in a part.
+_BLOCK, _PARTS, _PART = 128, 4, 32
+# Numbers that lie closer together than this are looked up in a table of as many entries.
+_MOST_SPAN = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a row group: values, or codes into them, and which rows have one; None for all."""
+
+    kind: int
+    values: pa.Array[Any]
+    codes: Codes | None
+    valid: Mask | None
+    encoding: int
+    # Two columns with the same place have the same codes and the same nulls.
+    place: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page as it is written, and its size before it was compressed, the header counted in both."""
+
+    content: bytes
+    plain_bytes: int
+
+
+@dataclass
+class _Group:
+    """A row group while its columns are written."""
+
+    rows: int
+    chunks: list[Value] = field(default_factory=list)
+    pages: dict[tuple[int, ...], _Page] = field(default_factory=dict)
+    # A place in memory means something only as long as what lies there does.
+    held: list[pa.Array[Any]] = field(default_factory=list)
+
+
+def write_file(
+    rows: pa.Table, nullable: Collection[str], rising: Collection[str], bounded: Collection[str]
+) -> Iterator[bytes]:
+    """Write rows as a Parquet file, compressed with zstd, piece by piece.
+
+    Shape: columns of booleans, numbers of 32 or 64 bits, dates, times in microseconds of UTC, and texts,
+    or dictionaries of these without nulls in them. `nullable` names those that may have nulls; `rising`
+    numbers that are written as their differences; `bounded` numbers whose least and most may be known.
+    Raises: KeyError for a column of another type.
+    """
+    yield _MAGIC
+    at, groups = len(_MAGIC), []
+    for first in range(0, max(rows.num_rows, 1), GROUP_ROWS):
+        part, begun = rows.slice(first, GROUP_ROWS), at
+        group = _Group(part.num_rows)
+        for name, chunked in zip(part.schema.names, part.columns, strict=True):
+            whole: Any = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
+            group.held.append(whole)
+            column = _read_column(whole, is_rising=name in rising)
+            pages = _write_pages(column, group, is_nullable=name in nullable)
+            described = _describe(name, column, group, pages, at, is_bounded=name in bounded)
+            group.chunks.append(structure({2: int64(at), 3: described}))
+            for page in pages:
+                at += len(page.content)
+                yield page.content
+        groups.append(structure({1: listing(group.chunks), 2: int64(at - begun), 3: int64(group.rows)}))
+    columns = [_declare(one, is_nullable=one.name in nullable) for one in rows.schema]
+    root = structure({4: binary(b"schema"), 5: int32(len(columns))})
+    footer = {1: int32(1), 2: listing([root, *columns]), 3: int64(rows.num_rows), 4: listing(groups)}
+    # Bounds count only where the order is said that they are in: that of the type.
+    orders = listing([structure({1: _NOTHING})] * len(columns))
+    _, content = structure({**footer, 6: binary(_MAKER), 7: orders})
+    yield content + len(content).to_bytes(4, "little") + _MAGIC
+
+
+def _declare(one: pa.Field[Any], *, is_nullable: bool) -> Value:
+    """Describe a column for the schema."""
+    kind, described = _KINDS[_value_type(one.type)]
+    repetition = int32(_OPTIONAL if is_nullable else _REQUIRED)
+    return structure({1: int32(kind), 3: repetition, 4: binary(one.name.encode()), **described})
+
+
+def _value_type(kind: Any) -> pa.DataType:  # noqa: ANN401 - a type of whatever column
+    found: pa.DataType = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return found
+
+
+# -- what a column holds ------------------------------------------------------------------------
+
+
+def _read_column(column: Any, *, is_rising: bool) -> _Column:  # noqa: ANN401 - an array of whatever type
+    """See a column as codes wherever that is possible."""
+    kind, _ = _KINDS[_value_type(column.type)]
+    valid = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
+    if column.null_count == len(column):
+        return _Column(kind, pa.array([], _value_type(column.type)), None, valid, _PLAIN, None)
+    if pa.types.is_dictionary(column.type):
+        bitmap, codes = column.indices.buffers()
+        place = (codes.address, bitmap.address if bitmap and valid is not None else 0, column.offset)
+        read = partial(_Column, kind, column.dictionary, _kept(_numbers(column.indices), valid), valid)
+        return read(_PLAIN if kind == _BOOLEAN else _CODES, place)
+    if is_rising and kind in _WIDTHS:
+        return _Column(kind, column.drop_null(), None, valid, _DELTA, None)
+    return _look_up(kind, column, valid)
+
+
+def _look_up(kind: int, column: Any, valid: Mask | None) -> _Column:  # noqa: ANN401 - an array of whatever type
+    """Give numbers that lie close together codes; others stay what they are."""
+    plain = _Column(kind, column.drop_null(), None, valid, _PLAIN, None)
+    if kind not in _WIDTHS:
+        return plain
+    numbers = _numbers(plain.values)
+    least = int(numbers.min())
+    if int(numbers.max()) - least >= _MOST_SPAN:
+        return plain
+    places = numbers - numbers.dtype.type(least)
+    is_met = np.zeros(_MOST_SPAN, bool)
+    is_met[places] = True
+    met = np.flatnonzero(is_met)
+    codes = np.cumsum(is_met, dtype=np.int32) - 1
+    distinct = pa.array((met + least).astype(numbers.dtype)).view(column.type)
+    narrow = codes.astype(smallest_kind(len(met)))
+    return _Column(kind, distinct, narrow[places], valid, _CODES, None)
+
+
+def _numbers(column: pa.Array[Any]) -> npt.NDArray[Any]:
+    """See numbers without nulls, or with anything in their place, as numpy does; dates and times as numbers."""
+    width = column.type.bit_width // 8
+    kind = f"<u{width}" if pa.types.is_unsigned_integer(column.type) else f"<i{width}"
+    content = column.buffers()[1]
+    return np.frombuffer(memoryview(content or b""), kind)[column.offset : column.offset + len(column)]
+
+
+def _kept(codes: Codes, valid: Mask | None) -> Codes:
+    return codes if valid is None else codes[valid]
+
+
+# -- what is written of it ----------------------------------------------------------------------
+
+
+def _write_pages(column: _Column, group: _Group, *, is_nullable: bool) -> list[_Page]:
+    """Write a column's pages: the distinct values, where there are codes, and the rows."""
+    if column.encoding != _CODES:
+        return [_data_page(column, group.rows, is_nullable=is_nullable)]
+    count = len(column.values)
+    header = {7: structure({1: int32(count), 2: int32(_PLAIN)})}
+    pages = [_page(_DICTIONARY_PAGE, _plain(column.kind, column.values), header)]
+    place = (*column.place, count, is_nullable) if column.place else None
+    if place is None or place not in group.pages:
+        written = _data_page(column, group.rows, is_nullable=is_nullable)
+        if place is None:
+            return [*pages, written]
+        group.pages[place] = written
+    return [*pages, group.pages[place]]
+
+
+def _data_page(column: _Column, rows: int, *, is_nullable: bool) -> _Page:
+    content = [_levels(column.valid, rows)] if is_nullable else []
+    if column.encoding == _DELTA:
+        content.append(_differences(_numbers(column.values)))
+    elif column.codes is None:
+        content.append(_plain(column.kind, column.values))
+    elif column.encoding == _CODES:
+        content.append(_hybrid(column.codes, len(column.values)))
+    else:
+        bits = column.values.to_numpy(zero_copy_only=False)[column.codes]
+        content.append(np.packbits(bits, bitorder="little").tobytes())
+    header = {1: int32(rows), 2: int32(column.encoding), 3: int32(_RLE), 4: int32(_RLE)}
+    return _page(_DATA_PAGE, b"".join(content), {5: structure(header)})
+
+
+def _page(kind: int, content: bytes, header: dict[int, Value]) -> _Page:
+    packed: bytes = pa.Codec("zstd", 1).compress(content, asbytes=True)
+    sizes = {1: int32(kind), 2: int32(len(content)), 3: int32(len(packed))}
+    _, head = structure({**sizes, **header})
+    return _Page(head + packed, len(head) + len(content))
+
+
+def _describe(
+    name: str, column: _Column, group: _Group, pages: list[_Page], at: int, *, is_bounded: bool
+) -> Value:
+    """Describe a column's pages, which begin at a place of the file, for the footer."""
+    first = len(pages[0].content) if len(pages) > 1 else 0
+    described = {
+        1: int32(column.kind),
+        2: listing([int32(one) for one in dict.fromkeys((_PLAIN, _RLE, column.encoding))]),
+        3: listing([binary(name.encode())]),
+        4: int32(_ZSTD),
+        5: int64(group.rows),
+        6: int64(sum(page.plain_bytes for page in pages)),
+        7: int64(sum(len(page.content) for page in pages)),
+        9: int64(at + first),
+    }
+    if first:
+        described[11] = int64(at)
+    if is_bounded and column.kind in _WIDTHS and len(column.values):
+        lacking = 0 if column.valid is None else group.rows - int(column.valid.sum())
+        numbers = _numbers(column.values)
+        least, most = (binary(one.tobytes()) for one in (numbers.min(), numbers.max()))
+        described[12] = structure({3: int64(lacking), 5: most, 6: least})
+    return structure(described)
+
+
+def _plain(kind: int, values: pa.Array[Any]) -> bytes:
+    """Write values one behind the other."""
+    if kind in _WIDTHS:
+        return _numbers(values).tobytes()
+    if kind == _BOOLEAN:
+        return np.packbits(values.to_numpy(zero_copy_only=False), bitorder="little").tobytes()
+    # Each text behind its length.
+    texts: Any = values.cast(pa.large_binary())
+    lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False).astype("<u4")
+    buffers = [None, pa.py_buffer(lengths.data)]
+    heads: Any = pa.Array.from_buffers(pa.binary(4), len(values), buffers)
+    joined: Any = pc.binary_join_element_wise(heads.cast(pa.large_binary()), texts, _BETWEEN)
+    octets: bytes = joined.buffers()[2].to_pybytes()
+    return octets
+
+
+def _levels(valid: Mask | None, rows: int) -> bytes:
+    """Say which rows have a value, behind the length of that."""
+    if valid is None or not valid.any():
+        written = varint(rows << 1) + bytes([valid is None])
+    else:
+        written = _bits(np.packbits(valid, bitorder="little").tobytes(), rows)
+    return len(written).to_bytes(4, "little") + written
+
+
+def _hybrid(codes: Codes, distinct: int) -> bytes:
+    """Write codes, behind the width of one in bits."""
+    if distinct == 1:
+        return b"\1" + varint(len(codes) << 1) + b"\0"
+    octets = codes.astype(smallest_kind(distinct), copy=False)
+    lacking = -len(codes) % 8
+    return bytes([octets.itemsize * 8]) + _bits(octets.tobytes() + bytes(lacking * octets.itemsize), len(codes))
+
+
+def _bits(packed: bytes, count: int) -> bytes:
+    """Put packed values behind the number of their eights."""
+    return varint((count + 7 >> 3) << 1 | 1) + packed
+
+
+def _differences(numbers: npt.NDArray[Any]) -> bytes:
+    """Write numbers as their differences, each less the least of them, in as many whole bytes as that takes."""
+    head = varint(_BLOCK) + varint(_PARTS) + varint(len(numbers)) + zigzag(int(numbers[0]))
+    if len(numbers) == 1:
+        return head
+    # Where a difference does not fit, it comes round to the same number again when it is added.
+    steps = np.diff(numbers)
+    least = steps.min()
+    above = (steps - least).view(f"<u{steps.itemsize}")
+    width = next(size for size in (1, 2, 4, 8) if int(above.max()) < 1 << 8 * size)
+    begin = zigzag(int(least)) + bytes([width * 8] * _PARTS)
+    blocks, parts = -(-len(steps) // _BLOCK), -(-len(steps) // _PART)
+    padded = np.zeros((blocks, _BLOCK), f"<u{width}")
+    padded.reshape(-1)[: len(steps)] = above
+    written = np.empty((blocks, len(begin) + _BLOCK * width), np.uint8)
+    written[:, : len(begin)] = np.frombuffer(begin, np.uint8)
+    written[:, len(begin) :] = padded.view(np.uint8)
+    # Of the last block, parts without a value are left out.
+    return head + written.tobytes()[: written.size - (blocks * _PARTS - parts) * _PART * width]
