@@ -44,6 +44,12 @@ _METHODS = tuple(
     int.from_bytes(method, "big")
     for method in (b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC")
 )
+_LEAST_PAYLOAD = 16
+_IS_PORT: Mask = np.zeros(1 << 16, bool)
+_IS_PORT[[*_DNS_PORTS, *_DHCP_PORTS]] = True
+_HANDSHAKE = 0x1603  # TLS' kind of record and its version's first byte
+_IS_BEGINNING: Mask = np.zeros(1 << 16, bool)
+_IS_BEGINNING[[_HANDSHAKE, *(method >> 16 for method in _METHODS)]] = True
 _HOST = re.compile(rb"\r\nhost:[ \t]*([^\r\n\t ]{1,255})[ \t]*\r\n", re.IGNORECASE)
 
 SCHEMA: dict[str, type[pl.DataType]] = {
@@ -89,9 +95,9 @@ def decode_packets(packets: Packets, layers: pl.DataFrame) -> pl.DataFrame:
     columns as in `read_layers`; the others are null. Fragments are not looked at.
     """
     columns, valid = frame_to_fields(layers)
-    speaking = speaking_of(packets, columns, valid)
-    parts = [_to_frame(said) for said in decode_names(speaking)]
-    tunnels = _choose_tunnels(speaking, columns)
+    rows = np.arange(len(packets))
+    parts = [_to_frame(said) for said in decode_names(choose_speaking(packets, rows, columns, valid))]
+    tunnels = _choose_tunnels(packets, columns, valid)
     parts += [_decode_tunnels(packets, *chosen) for chosen in tunnels if chosen[1].size]
     return pl.concat([pl.DataFrame(schema=SCHEMA), *parts], how="diagonal").sort("row")
 
@@ -104,14 +110,14 @@ def _to_frame(said: Said) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Speaking:
-    """What chooses the packets that may tell something, and their bytes.
+    """Packets that may tell something, by what can be seen of all of them at once.
 
-    Shape: `starts` are the places in `octets` where records begin; then an entry for each packet:
-    `protocol`, 0 where it is not known and for fragments; `src_port`, `dst_port`, `payload_offset` (from
-    the record's start), which hold anything where there is no payload; `payload_bytes`, -1 for none.
+    Shape: an entry for each: `rows` are their numbers, `starts` where their records begin in `octets`;
+    `payload_offset` counts from there.
     """
 
     octets: NDArray[np.uint8]
+    rows: Numbers
     starts: Numbers
     protocol: Fields
     src_port: Fields
@@ -120,22 +126,10 @@ class Speaking:
     payload_bytes: Fields
 
     @classmethod
-    def empty(cls, packets: Packets) -> Speaking:
-        """Make room for what is to be said of packets."""
-        kinds = (np.uint8, np.uint16, np.uint16, np.int32, np.int32)
-        return cls(packets.records, packets.starts[:-1], *(np.empty(len(packets), kind) for kind in kinds))
-
-    def cut(self, rows: slice) -> Speaking:
-        """Give what is said of some packets in a row, without a copy."""
-        return Speaking(self.octets, *(getattr(self, one.name)[rows] for one in fields(self)[1:]))
-
-    def put(self, rows: Numbers | slice, columns: dict[str, Fields], valid: dict[str, Mask]) -> None:
-        """Put in what `read_fields` gave for some packets."""
-        whole = valid["protocol"] & ~columns["is_fragment"]
-        self.protocol[rows] = np.where(whole, columns["protocol"], 0)
-        self.payload_bytes[rows] = np.where(valid["payload"], columns["payload_bytes"], -1)
-        for name in ("src_port", "dst_port", "payload_offset"):
-            getattr(self, name)[rows] = columns[name]
+    def join(cls, octets: NDArray[np.uint8], parts: Sequence[Speaking]) -> Speaking:
+        """Put some that are in the same bytes together."""
+        columns = [np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)[1:]]
+        return cls(octets, *columns)
 
     def rows_of(self, protocol: int, least_bytes: int) -> Numbers:
         """Choose packets by protocol and by what was captured of their payload."""
@@ -154,16 +148,36 @@ class Speaking:
         starts = self.starts[rows] + self.payload_offset[rows]
         return starts, starts + np.minimum(self.payload_bytes[rows], MOST_BYTES)
 
-    def words(self, rows: Numbers, offsets: Numbers, kind: str) -> NDArray[Any]:
-        """Gather a number from each of some packets; the caller knows that it was captured."""
-        return np.asarray(gather(self.octets, self.starts[rows] + offsets, np.dtype(kind)))
+
+def may_tell(
+    protocol: Fields, src_port: Fields, dst_port: Fields, payload_bytes: Fields, beginning: Fields
+) -> Mask:
+    """Whether packets may tell something, by their ports and the first two bytes of their payload."""
+    has_port = _IS_PORT[src_port] | _IS_PORT[dst_port]
+    is_tcp = protocol == TCP
+    chosen = (is_tcp & _IS_BEGINNING[beginning]) | (has_port & (is_tcp | (protocol == UDP)))
+    return np.asarray(chosen & (payload_bytes >= _LEAST_PAYLOAD))
 
 
-def speaking_of(packets: Packets, columns: dict[str, Fields], valid: dict[str, Mask]) -> Speaking:
-    """Give what chooses among packets, from what `read_fields` gave for them."""
-    speaking = Speaking.empty(packets)
-    speaking.put(slice(None), columns, valid)
-    return speaking
+def choose_speaking(
+    packets: Packets, rows: Numbers, columns: dict[str, Fields], valid: dict[str, Mask]
+) -> Speaking:
+    """Choose packets that may tell something among some, by what `read_fields` gave for these."""
+    protocol, payload_bytes = _whole(columns, valid)
+    places = np.where(payload_bytes >= _LEAST_PAYLOAD, packets.starts[rows] + columns["payload_offset"], 0)
+    beginning = gather(packets.records, places, np.dtype(">u2"))
+    chosen = may_tell(protocol, columns["src_port"], columns["dst_port"], payload_bytes, beginning)
+    src_port, dst_port, offset = (columns[name][chosen] for name in ("src_port", "dst_port", "payload_offset"))
+    rows, sizes = rows[chosen], payload_bytes[chosen]
+    return Speaking(
+        packets.records, rows, packets.starts[rows], protocol[chosen], src_port, dst_port, offset, sizes
+    )
+
+
+def _whole(columns: dict[str, Fields], valid: dict[str, Mask]) -> tuple[Fields, Fields]:
+    """Give protocols, 0 where none is known and for fragments; and payloads, -1 where there is none."""
+    is_whole = valid["protocol"] & ~columns["is_fragment"]
+    return np.where(is_whole, columns["protocol"], 0), np.where(valid["payload"], columns["payload_bytes"], -1)
 
 
 def decode_names(speaking: Speaking) -> Iterator[Said]:
@@ -179,16 +193,17 @@ def decode_names(speaking: Speaking) -> Iterator[Said]:
     yield _decode_questions(speaking, tcp[is_dns], 2)
     tcp = tcp[~is_dns]
     # What these begin with is surer than a port: TLS and HTTP run on any.
-    first = speaking.words(tcp, speaking.payload_offset[tcp], ">u4")
+    first = gather(speaking.octets, speaking.starts[tcp] + speaking.payload_offset[tcp], np.dtype(">u4"))
     # A record of the handshake (22), version 3.x; whether it is a ClientHello is seen when it is read.
-    yield _decode_payloads(speaking, tcp[first >> 16 == 0x1603], _decode_tls)
+    yield _decode_payloads(speaking, tcp[first >> 16 == _HANDSHAKE], _decode_tls)
     is_request = np.logical_or.reduce([first == method for method in _METHODS])
     yield _decode_payloads(speaking, tcp[is_request], _decode_http)
 
 
 def _decode_payloads(speaking: Speaking, rows: Numbers, decode: Callable[[bytes], Found | None]) -> Said:
     """Decode payloads one by one."""
-    octets, found, sayings = speaking.octets.data, [], []
+    octets, sayings = speaking.octets.data, []
+    found: list[int] = []
     for row, start, end in zip(rows.tolist(), *(bound.tolist() for bound in speaking.spans(rows)), strict=True):
         try:
             said = decode(octets[start:end].tobytes())
@@ -197,7 +212,7 @@ def _decode_payloads(speaking: Speaking, rows: Numbers, decode: Callable[[bytes]
         if said:
             found.append(row)
             sayings.append(said)
-    return Said(np.array(found, np.int64), np.arange(len(found)), sayings)
+    return Said(speaking.rows[found], np.arange(len(found)), sayings)
 
 
 # -- names asked for ----------------------------------------------------------------------------
@@ -214,7 +229,7 @@ def _decode_questions(speaking: Speaking, rows: Numbers, begins: int) -> Said:
     whole, stops = _find_questions(speaking.octets, starts, ends)
     rows, starts, stops = rows[whole], starts[whole], stops[whole]
     if not rows.size:
-        return Said(rows, np.empty(0, np.int64), [])
+        return Said(rows, rows, [])
     octets, places = gather_spans(speaking.octets, starts + _QUESTION_AT, stops)
     column = pa.Array.from_buffers(
         pa.large_binary(), len(rows), [None, pa.py_buffer(places.data), pa.py_buffer(octets.data)]
@@ -223,7 +238,7 @@ def _decode_questions(speaking: Speaking, rows: Numbers, begins: int) -> Said:
     sayings = [_decode_question(question) for question in cast("list[bytes]", column.dictionary.to_pylist())]
     good = np.array([said is not None for said in sayings])
     numbers, kept = np.cumsum(good) - 1, good[codes]
-    return Said(rows[kept], numbers[codes[kept]], [said for said in sayings if said])
+    return Said(speaking.rows[rows[kept]], numbers[codes[kept]], [said for said in sayings if said])
 
 
 def _find_questions(octets: NDArray[np.uint8], starts: Numbers, ends: Numbers) -> tuple[Numbers, Numbers]:
@@ -306,22 +321,25 @@ def _decode_http(payload: bytes) -> Found | None:
 # -- tunnels ------------------------------------------------------------------------------------
 
 
-def _choose_tunnels(speaking: Speaking, columns: dict[str, Fields]) -> list[tuple[str, Numbers, Numbers, int]]:
+def _choose_tunnels(
+    packets: Packets, columns: dict[str, Fields], valid: dict[str, Mask]
+) -> list[tuple[str, Numbers, Numbers, int]]:
     """Give, for each kind of tunnel: its name, the packets, where the inner ones begin, their link type."""
     l4, payload = (columns[name].astype(np.int64) for name in ("l4_offset", "payload_offset"))
+    protocol, payload_bytes = _whole(columns, valid)
     chosen = []
-    for name, protocol, version in (("ipip", 4, 4), ("6in4", 41, 4), ("ip6", 4, 6), ("ip6", 41, 6)):
-        rows = np.flatnonzero((speaking.protocol == protocol) & (columns["ip_version"] == version))
+    for name, number, version in (("ipip", 4, 4), ("6in4", 41, 4), ("ip6", 4, 6), ("ip6", 41, 6)):
+        rows = np.flatnonzero((protocol == number) & (columns["ip_version"] == version))
         chosen.append((name, rows, l4[rows], _RAW))
-    gre = speaking.rows_of(GRE, 1)
-    kinds = speaking.words(gre, l4[gre] + 2, ">u2")
+    gre = np.flatnonzero((protocol == GRE) & (payload_bytes >= 1))
+    kinds = gather(packets.records, packets.starts[gre] + l4[gre] + 2, np.dtype(">u2"))
     for numbers, link_type in (((IPV4, IPV6), _RAW), ((_BRIDGED,), _ETHERNET)):
         rows = gre[np.isin(kinds, numbers)]
         chosen.append(("gre", rows, payload[rows], link_type))
-    vxlan = speaking.rows_of(UDP, 8)
+    vxlan = np.flatnonzero((protocol == UDP) & (payload_bytes >= 8))
     vxlan = vxlan[columns["dst_port"][vxlan] == _VXLAN_PORT]
-    is_valid = speaking.words(vxlan, payload[vxlan], "u1") & 0x08 == 0x08
-    vxlan = vxlan[is_valid]
+    flags = gather(packets.records, packets.starts[vxlan] + payload[vxlan], np.dtype("u1"))
+    vxlan = vxlan[flags & 0x08 == 0x08]
     chosen.append(("vxlan", vxlan, payload[vxlan] + 8, _ETHERNET))
     return chosen
 

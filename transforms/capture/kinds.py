@@ -1,12 +1,14 @@
 """Kinds of packets: those whose headers say the same of who talks to whom, and how.
 
 There are far fewer kinds than packets, and whatever is made of headers is made once for each kind.
-Nearly all packets are plain: Ethernet, IPv4 without options, TCP or UDP, no fragment. One gather of 64
-bytes tells what is plain, its kind and its payload; all else is read by `layers.py`, field by field.
+Nearly all packets are plain: Ethernet, IPv4 without options, TCP or UDP, no fragment. One gather of 112
+bytes tells what is plain, its kind and its payload, and whether it may tell a name; all else is read by
+`layers.py`, field by field.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transforms.capture.community import words_of_directions
-from transforms.capture.decoding import Speaking
+from transforms.capture.decoding import Speaking, choose_speaking, may_tell
 from transforms.capture.layers import TCP, UDP, Columns, group_of, read_spans, with_slack
 from transforms.capture.links import Fields, Ints, Mask, gather, lay_out
 from transforms.capture.numbering import Numbers, Words, number_rows
@@ -40,13 +42,14 @@ KIND_COLUMNS = (
     "icmp_code",
 )
 # So many heads stay near the processor while they are looked at.
-_AT_ONCE = 16_384
+_AT_ONCE = 8_192
 _ETHERNET_LINK = 1
 _MAPPED = 0xFFFF_0000_0000  # ::ffff:0:0/96
 _ETHERNET_BYTES, _TCP_BYTES, _UDP_BYTES = 14, 54, 42
-# A record's header and the first 48 bytes of its frame; numbers of eight bytes as they lie in memory.
+_WORD = np.dtype(">u2")
+# A record's header and the beginning of its frame; numbers of eight bytes as they lie in memory.
 _HEAD = lay_out(
-    64,
+    112,
     captured=("<u4", 8),
     a=("<u8", 16),
     b=("<u8", 24),
@@ -115,41 +118,30 @@ class KindReader:
         self._others: list[tuple[Ints, Columns]] = []
 
     def read(self, packets: Packets) -> Speaking:
-        """Take packets; gives what chooses those among them that may tell a name."""
-        starts, ends = packets.starts[:-1], packets.starts[1:]
-        speaking = Speaking.empty(packets)
-        for first in range(0, len(packets), _AT_ONCE):
-            cut = slice(first, first + _AT_ONCE)
-            self._read(
-                *with_slack(packets.records, starts[cut], ends[cut]),
-                packets.interface.link_type,
-                speaking.cut(cut),
-            )
-        return speaking
+        """Take packets; gives those among them that may tell a name."""
+        found: list[Speaking] = []
+        for first in range(0, max(len(packets), 1), _AT_ONCE):
+            found += self._read(packets, slice(first, first + _AT_ONCE))
+        return Speaking.join(packets.records, found)
 
-    def _read(
-        self, octets: NDArray[np.uint8], starts: Ints, ends: Ints, link_type: int, speaking: Speaking
-    ) -> None:
+    def _read(self, packets: Packets, cut: slice) -> Iterator[Speaking]:
+        octets, starts, ends = with_slack(packets.records, packets.starts[:-1][cut], packets.starts[1:][cut])
         payload = self._payload[self._rows : self._rows + len(starts)]
+        heads, is_plain = np.empty(0, _HEAD), np.zeros(len(starts), bool)
+        link_type = packets.interface.link_type
         if link_type & 0xFFFF == _ETHERNET_LINK:
             heads = gather(octets, starts, _HEAD)
             sizes, stops = _measure(heads)
             is_plain = _is_plain(heads, sizes, stops)
             np.subtract(stops, sizes, out=payload)
-            np.add(sizes, HEADER_BYTES, out=speaking.payload_offset)
-            for name in ("protocol", "src_port", "dst_port"):
-                getattr(speaking, name)[:] = heads[name]
-        else:
-            heads, is_plain = np.empty(len(starts), _HEAD), np.zeros(len(starts), bool)
+            yield _choose_speaking(packets, cut.start, heads, sizes, np.where(is_plain, payload, -1))
+            heads = heads if is_plain.all() else heads[is_plain]
         rows = np.flatnonzero(~is_plain)
         if rows.size:
-            heads = heads[is_plain]
-            fields = read_spans(octets, starts[rows], ends[rows], link_type)
-            self._others.append((rows + self._rows, fields))
-            columns, valid = fields
+            columns, valid = read_spans(octets, starts[rows], ends[rows], link_type)
+            self._others.append((rows + self._rows, (columns, valid)))
             payload[rows] = np.where(valid["payload"], columns["payload_bytes"], -1)
-            speaking.put(rows, *fields)
-        speaking.payload_bytes[:] = payload
+            yield choose_speaking(packets, rows + cut.start, columns, valid)
         self._keep(heads)
         self._rows += len(starts)
 
@@ -201,6 +193,20 @@ def _is_plain(heads: Fields, sizes: NDArray[np.int32], stops: NDArray[np.int32])
     is_plain &= (protocol == UDP) | ((protocol == TCP) & (sizes >= _TCP_BYTES))
     is_plain &= stops >= sizes
     return np.asarray(is_plain)
+
+
+def _choose_speaking(
+    packets: Packets, first: int, heads: Fields, sizes: NDArray[np.int32], payload_bytes: NDArray[np.int32]
+) -> Speaking:
+    """Choose packets that may tell something among plain ones; the longest headers end within the heads."""
+    beginning = gather(
+        heads.view(np.uint8), np.arange(len(heads)) * _HEAD.itemsize + HEADER_BYTES + sizes, _WORD
+    )
+    ports = heads["src_port"], heads["dst_port"]
+    chosen = np.flatnonzero(may_tell(heads["protocol"], *ports, payload_bytes, beginning))
+    rows = chosen + first
+    columns = (one[chosen] for one in (heads["protocol"], *ports, sizes + HEADER_BYTES, payload_bytes))
+    return Speaking(packets.records, rows, packets.starts[rows], *columns)
 
 
 def _fields_of_keys(keys: NDArray[np.uint64]) -> Columns:

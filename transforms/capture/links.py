@@ -20,7 +20,7 @@ Mask: TypeAlias = "NDArray[np.bool_]"
 Fields: TypeAlias = "NDArray[Any]"
 
 # A gather may reach so far behind the end of the record that it begins in.
-SLACK = np.zeros(64, np.uint8)
+SLACK = np.zeros(128, np.uint8)
 
 IPV4, IPV6, ARP, MPLS, PPPOE = 0x0800, 0x86DD, 0x0806, 0x8847, 0x8864
 _LEAST_ETHERTYPE = 0x600  # below, the field is the length of an IEEE 802.3 frame
