@@ -30,7 +30,8 @@ GROUP_ROWS = 1 << 20
 _MAGIC, _MAKER = b"PAR1", b"lockhouse"
 _BOOLEAN, _INT32, _INT64, _TEXT = 0, 1, 2, 6
 _PLAIN, _RLE, _DELTA, _CODES = 0, 3, 5, 8
-_ZSTD, _DATA_PAGE, _DICTIONARY_PAGE = 6, 0, 2
+_AS_IT_IS, _ZSTD = 0, 6
+_DATA_PAGE, _DICTIONARY_PAGE = 0, 2
 _REQUIRED, _OPTIONAL = 0, 1
 _NOTHING = structure({})
 _MICROSECONDS_UTC = structure({1: boolean(True), 2: structure({2: _NOTHING})})
@@ -47,6 +48,8 @@ _BETWEEN = pa.scalar(b"", pa.large_binary())
 _WIDTHS = {_INT32: np.dtype("<i4"), _INT64: np.dtype("<i8")}
 # A block of differences, its parts, and the values in a part.
 _BLOCK, _PARTS, _PART = 128, 4, 32
+# By a piece from the middle of a page: what stays above this share of its size is not compressed.
+_SAMPLE_BYTES, _WORTH = 32 << 10, 0.7
 # Numbers that lie closer together than this are looked up in a table of as many entries.
 _MOST_SPAN = 1 << 16
 
@@ -70,6 +73,7 @@ class _Page:
 
     content: bytes
     plain_bytes: int
+    codec: int
 
 
 @dataclass
@@ -185,40 +189,52 @@ def _kept(codes: Codes, valid: Mask | None) -> Codes:
 
 def _write_pages(column: _Column, group: _Group, *, is_nullable: bool) -> list[_Page]:
     """Write a column's pages: the distinct values, where there are codes, and the rows."""
-    if column.encoding != _CODES:
-        return [_data_page(column, group.rows, is_nullable=is_nullable)]
     count = len(column.values)
+    place = (*column.place, count, is_nullable) if column.place and column.encoding == _CODES else None
+    rows = group.pages.get(place) if place else None
+    if rows is None:
+        rows = _data_page(column, group.rows, is_nullable=is_nullable)
+        if place:
+            group.pages[place] = rows
+    if column.encoding != _CODES:
+        return [rows]
     header = {7: structure({1: int32(count), 2: int32(_PLAIN)})}
-    pages = [_page(_DICTIONARY_PAGE, _plain(column.kind, column.values), header)]
-    place = (*column.place, count, is_nullable) if column.place else None
-    if place is None or place not in group.pages:
-        written = _data_page(column, group.rows, is_nullable=is_nullable)
-        if place is None:
-            return [*pages, written]
-        group.pages[place] = written
-    return [*pages, group.pages[place]]
+    return [_page(_DICTIONARY_PAGE, _plain(column.kind, column.values), header, rows.codec), rows]
 
 
 def _data_page(column: _Column, rows: int, *, is_nullable: bool) -> _Page:
-    content = [_levels(column.valid, rows)] if is_nullable else []
+    parts = [_levels(column.valid, rows)] if is_nullable else []
     if column.encoding == _DELTA:
-        content.append(_differences(_numbers(column.values)))
+        parts.append(_differences(_numbers(column.values)))
     elif column.codes is None:
-        content.append(_plain(column.kind, column.values))
+        parts.append(_plain(column.kind, column.values))
     elif column.encoding == _CODES:
-        content.append(_hybrid(column.codes, len(column.values)))
+        parts += _hybrid(column.codes, len(column.values))
     else:
         bits = column.values.to_numpy(zero_copy_only=False)[column.codes]
-        content.append(np.packbits(bits, bitorder="little").tobytes())
+        parts.append(np.packbits(bits, bitorder="little").tobytes())
+    content = b"".join(parts)
     header = {1: int32(rows), 2: int32(column.encoding), 3: int32(_RLE), 4: int32(_RLE)}
-    return _page(_DATA_PAGE, b"".join(content), {5: structure(header)})
+    return _page(_DATA_PAGE, content, {5: structure(header)}, _choose_codec(content))
 
 
-def _page(kind: int, content: bytes, header: dict[int, Value]) -> _Page:
-    packed: bytes = pa.Codec("zstd", 1).compress(content, asbytes=True)
+def _choose_codec(content: bytes) -> int:
+    """Leave what hardly gets smaller as it is: codes of addresses and ports, say."""
+    middle = len(content) // 2
+    sample = content[middle : middle + _SAMPLE_BYTES]
+    return _ZSTD if len(_compressed(sample)) <= _WORTH * len(sample) else _AS_IT_IS
+
+
+def _page(kind: int, content: bytes, header: dict[int, Value], codec: int) -> _Page:
+    packed = _compressed(content) if codec == _ZSTD else content
     sizes = {1: int32(kind), 2: int32(len(content)), 3: int32(len(packed))}
     _, head = structure({**sizes, **header})
-    return _Page(head + packed, len(head) + len(content))
+    return _Page(head + packed, len(head) + len(content), codec)
+
+
+def _compressed(content: bytes) -> bytes:
+    packed: bytes = pa.Codec("zstd", 1).compress(content, asbytes=True)
+    return packed
 
 
 def _describe(
@@ -230,7 +246,7 @@ def _describe(
         1: int32(column.kind),
         2: listing([int32(one) for one in dict.fromkeys((_PLAIN, _RLE, column.encoding))]),
         3: listing([binary(name.encode())]),
-        4: int32(_ZSTD),
+        4: int32(pages[0].codec),
         5: int64(group.rows),
         6: int64(sum(page.plain_bytes for page in pages)),
         7: int64(sum(len(page.content) for page in pages)),
@@ -267,22 +283,22 @@ def _levels(valid: Mask | None, rows: int) -> bytes:
     if valid is None or not valid.any():
         written = varint(rows << 1) + bytes([valid is None])
     else:
-        written = _bits(np.packbits(valid, bitorder="little").tobytes(), rows)
+        written = _eights(rows) + np.packbits(valid, bitorder="little").tobytes()
     return len(written).to_bytes(4, "little") + written
 
 
-def _hybrid(codes: Codes, distinct: int) -> bytes:
+def _hybrid(codes: Codes, distinct: int) -> list[bytes]:
     """Write codes, behind the width of one in bits."""
     if distinct == 1:
-        return b"\1" + varint(len(codes) << 1) + b"\0"
+        return [b"\1" + varint(len(codes) << 1) + b"\0"]
     octets = codes.astype(smallest_kind(distinct), copy=False)
-    lacking = -len(codes) % 8
-    return bytes([octets.itemsize * 8]) + _bits(octets.tobytes() + bytes(lacking * octets.itemsize), len(codes))
+    width = octets.itemsize
+    return [bytes([width * 8]) + _eights(len(codes)), octets.tobytes(), bytes(-len(codes) % 8 * width)]
 
 
-def _bits(packed: bytes, count: int) -> bytes:
-    """Put packed values behind the number of their eights."""
-    return varint((count + 7 >> 3) << 1 | 1) + packed
+def _eights(count: int) -> bytes:
+    """Say how many values follow that are packed: how many times eight."""
+    return varint((count + 7 >> 3) << 1 | 1)
 
 
 def _differences(numbers: npt.NDArray[Any]) -> bytes:

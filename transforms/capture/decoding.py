@@ -127,7 +127,9 @@ class Speaking:
 
     @classmethod
     def join(cls, octets: NDArray[np.uint8], parts: Sequence[Speaking]) -> Speaking:
-        """Put some that are in the same bytes together."""
+        """Put some that are in the same bytes together; there may be none."""
+        kinds: tuple[Any, ...] = (np.int64, np.int64, np.uint8, np.uint16, np.uint16, np.int32, np.int32)
+        parts = [cls(octets, *(np.empty(0, kind) for kind in kinds)), *parts]
         columns = [np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)[1:]]
         return cls(octets, *columns)
 

@@ -120,7 +120,7 @@ class KindReader:
     def read(self, packets: Packets) -> Speaking:
         """Take packets; gives those among them that may tell a name."""
         found: list[Speaking] = []
-        for first in range(0, max(len(packets), 1), _AT_ONCE):
+        for first in range(0, len(packets), _AT_ONCE):
             found += self._read(packets, slice(first, first + _AT_ONCE))
         return Speaking.join(packets.records, found)
 
