@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from stores.batch_steps import commit_of
 from stores.devices import UNASSIGNED, Device, Devices, Kind
-from stores.home import sha256_of
+from stores.home import blake3_of
 from stores.keys import TenantKeys
 from stores.landing import SHARED, Batch
 from stores.ledger import Counts, Delivery, Ledger
@@ -67,7 +67,7 @@ class FileTally:
     last_ns: int | None = None
     sides: list[tuple[int, str, bytes]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The file's id in tables."""
         return digest_uuid(self.digest)
@@ -184,7 +184,7 @@ class BatchSealing:
             refs = {self._registry.ref(name) for name in self._batch.devices if name != SHARED}
             self._known = {device.id: device for device in self._registry.listing(list(refs))}
         for files in _together(self._batch.files()):
-            digests = {number: delivery_digest(key, sha256_of(path)) for number, path in files.items()}
+            digests = {number: delivery_digest(key, blake3_of(path)) for number, path in files.items()}
             self._digests |= digests
             for number, first in self._ledger.deliver(self._batch, digests).items():
                 if (first.batch_id, first.file) == (self._batch.id, number):

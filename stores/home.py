@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from blake3 import blake3
+
 from transforms.errors import UsageError
 
 TENANT = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -132,9 +134,17 @@ def checked_tenant(tenant: str) -> str:
 
 
 def sha256_of(path: Path) -> bytes:
-    """Give the SHA-256 of a file."""
+    """Give the SHA-256 of a file, for whoever checks it with a tool of their own."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def blake3_of(path: Path) -> bytes:
+    """Give the BLAKE3 digest of a file of ours, 32 bytes, in a third of the time of SHA-256.
+
+    On one thread: who has more cores takes in more files at once.
+    """
+    return blake3(max_threads=1).update_mmap(path).digest()
 
 
 @contextmanager
