@@ -76,7 +76,7 @@ class FileTally:
         """Take packets that were read into account."""
         first, last = int(packets.ts_ns.min()), int(packets.ts_ns.max())
         self.packets += len(packets)
-        self.bytes_captured += int(packets.headers["captured"].sum(dtype=np.int64))
+        self.bytes_captured += packets.bytes_captured
         self.interfaces.add(packets.interface.number)
         self.first_ns = first if self.first_ns is None else min(first, self.first_ns)
         self.last_ns = last if self.last_ns is None else max(last, self.last_ns)
