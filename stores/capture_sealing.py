@@ -153,16 +153,17 @@ class BatchSealing:
         ledger: Ledger,
         now: datetime,
         flow_bytes: int | None,
+        room: SealingRoom,
         keep: Callable[[int, pa.Table], None],
     ) -> None:
         """Begin with nothing.
 
-        `now` is the time that the commits bear; `flow_bytes` cuts long flows off; `keep` is given the masked
-        rows of each chunk, by its number, once the chunk is committed.
+        `now` is the time that the commits bear; `flow_bytes` cuts long flows off; `room` is empty before and
+        after; `keep` is given the masked rows of each chunk, by its number, once the chunk is committed.
         """
         self._batch, self._sealer, self._registry = batch, sealer, registry
         self._tables, self._ledger, self._now = tables, ledger, now
-        self._flow_bytes, self._keep = flow_bytes, keep
+        self._flow_bytes, self._room, self._keep = flow_bytes, room, keep
         self._masker = Masker(self._sealer.keys, batch.tenant)
         self._known: dict[str, Device] = {}
         self._subject_keys: dict[tuple[str, int], tuple[bytes, bytes | None]] = {}
@@ -171,7 +172,6 @@ class BatchSealing:
         self._chunk = Chunk(0)
         self._limit = _CHUNKS_AT_ONCE * batch.chunk_bytes
         self._block_key = sealer.keys.identity_key("block")
-        self._room = SealingRoom()
 
     def run(self) -> None:
         """Take every file that is new; count the others as duplicates, whole."""

@@ -63,11 +63,11 @@ def seal_large(
     each: list[bytes] = np.frombuffer(nonces, f"V{GCM_NONCE_BYTES}").tolist()
     envelopes = []
     for plaintext, key, nonce, place in zip(plaintexts, keys, each, places, strict=True):
-        flags, parts = _compress(compressor, plaintext)
+        flags, value = _compress(compressor, plaintext)
         header = write_header(flags, key_id)
-        envelope = room[: _AROUND_BYTES + sum(map(len, parts))]
+        envelope = room[: _AROUND_BYTES + len(value)]
         envelope[:_HEAD_BYTES] = header + nonce
-        gcm_encrypt_into(key, nonce, parts, header + place, envelope[_HEAD_BYTES:])
+        gcm_encrypt_into(key, nonce, value, header + place, envelope[_HEAD_BYTES:])
         envelopes.append(envelope)
         room = room[len(envelope) :]
     return envelopes
@@ -78,13 +78,13 @@ def largest_sealed_bytes(plaintexts: Sequence[Value]) -> int:
     return sum(map(len, plaintexts)) + _AROUND_BYTES * len(plaintexts)
 
 
-def _compress(compressor: ZstdCompressor, plaintext: Value) -> tuple[int, tuple[Value, ...]]:
-    """Give a value's flags, and the parts that are sealed of it, one behind the other."""
+def _compress(compressor: ZstdCompressor, plaintext: Value) -> tuple[int, Value]:
+    """Give a value's flags, and what is sealed of it."""
     if len(plaintext) >= COMPRESS_FROM:
         packed = _frame(compressor, plaintext)
         if _SIZE_BYTES + len(packed) < len(plaintext):
-            return COMPRESSED, (len(plaintext).to_bytes(_SIZE_BYTES, "big"), packed)
-    return 0, (plaintext,)
+            return COMPRESSED, len(plaintext).to_bytes(_SIZE_BYTES, "big") + packed
+    return 0, plaintext
 
 
 def open_large(envelope: memoryview, key: bytes, place: bytes, room: memoryview) -> memoryview:
