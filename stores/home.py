@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -140,11 +141,13 @@ def sha256_of(path: Path) -> bytes:
 
 
 def blake3_of(path: Path) -> bytes:
-    """Give the BLAKE3 digest of a file of ours, 32 bytes, in a third of the time of SHA-256.
+    """Give the BLAKE3 digest of a file, 32 bytes, in well under half of the time of SHA-256.
 
     On one thread: who has more cores takes in more files at once.
     """
-    return blake3(max_threads=1).update_mmap(path).digest()
+    # Not by a map of the file: whoever cuts it short meanwhile would end the process.
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(blake3, max_threads=1)).digest()
 
 
 @contextmanager

@@ -110,8 +110,11 @@ def read_words(window: Window, at: Offsets, is_big: bool) -> Offsets:
 
 def gather_heads(window: Window, at: Offsets) -> Heads:
     """Read 16 bytes at offsets that need not be aligned. Shape: V16, an entry for each offset."""
-    places = np.ndarray((len(window) - HEAD_BYTES + 1,), f"V{HEAD_BYTES}", window, strides=(1,))
-    return np.asarray(places[at])
+    return np.asarray(_heads_at_all(window)[at])
+
+
+def _heads_at_all(window: Window) -> Heads:
+    return np.ndarray((len(window) - HEAD_BYTES + 1,), f"V{HEAD_BYTES}", window, strides=(1,))
 
 
 def walk(window: Window, framing: Framing, probe: Probe | None = None) -> Offsets:
@@ -242,10 +245,10 @@ def _stepper(window: Window, framing: Framing) -> Callable[[Offsets], tuple[Offs
             return np.asarray(at + np.maximum(padded, least)), None
 
         return step_blocks
-    column, added = framing.length_at // word.itemsize, framing.added
+    heads, column, added = _heads_at_all(window), framing.length_at // word.itemsize, framing.added
 
     def step_records(at: Offsets) -> tuple[Offsets, Heads]:
-        found = gather_heads(window, at)
+        found = heads[at]
         lengths = found.view(word).reshape(-1, HEAD_BYTES // word.itemsize)[:, column]
         return np.asarray(lengths + (at + added)), found
 
