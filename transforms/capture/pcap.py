@@ -150,8 +150,8 @@ def _read_records(
         window = plain.window(size)
         offsets, heads = find_records(window, layout.framing, _probe_for(window, layout))
         if len(offsets) > 1:
-            is_big = layout.framing.is_big
-            headers = read_headers(window, offsets[:-1], is_big) if heads is None else _as_headers(heads, is_big)
+            heads = gather_heads(window, offsets[:-1]) if heads is None else heads
+            headers = _as_headers(heads, layout.framing.is_big)
             yield from _give_packets(window, offsets, headers, layout, interface, plain.offset)
         reached, had = int(offsets[-1]), len(window)
         plain.advance(reached)

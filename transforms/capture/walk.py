@@ -301,9 +301,9 @@ def _in_order(
         if found is not None:
             heads[places] = found
     for walker, at in tails.items():
-        places = slice(ends[walker] - len(at), ends[walker])
-        offsets[places] = at
-        heads[places] = gather_heads(window, at)
+        end = ends[walker]
+        offsets[end - len(at) : end] = at
+        heads[end - len(at) : end] = gather_heads(window, at)
     return offsets, None if steps[0][2] is None else heads
 
 

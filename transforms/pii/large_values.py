@@ -124,7 +124,7 @@ def _is_noise(plaintexts: Sequence[Value]) -> bool:
 
 @cache
 def _compressor(*, has_noise: bool) -> ZstdCompressor:
-    """Give a compressor, made once: 0.2 ms, as much as compressing a small file. It serves one thread at a time."""
+    """Give a compressor, made once; it lets one thread in at a time."""
     from backports.zstd import CompressionParameter, ZstdCompressor
 
     return ZstdCompressor(
