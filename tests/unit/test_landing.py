@@ -1,6 +1,5 @@
 """When a dropped file is taken: its size held, its name is not that of a part."""
 
-import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +64,6 @@ def test_discarded_files_are_gone_and_held_by_nobody(landing: Landing, monkeypat
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
-    held = [os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    held = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
     assert not [name for name in held if name.startswith(str(path))]
     landing.discard_files(batch)

@@ -180,6 +180,14 @@ def test_blocks_are_walked_in_lock_step(monkeypatch, order, kind):
     assert len(segments) == 1
 
 
+def test_the_last_block_may_be_shorter_than_a_records_header():
+    block, empty = (
+        struct.pack("<II", 6, 12 + size) + bytes(size) + struct.pack("<I", 12 + size) for size in (28, 0)
+    )
+    window = as_window(block * 8000 + empty)
+    assert len(find_blocks(window, ORDERS[False]).starts) == 8002
+
+
 @pytest.mark.parametrize("wrong", [0, 4, 8, 11, 20, 0xFFFFFFFF])
 def test_a_block_with_a_wrong_length_ends_the_walk(wrong):
     block = struct.pack("<II", 6, 40) + bytes(28) + struct.pack("<I", 40)

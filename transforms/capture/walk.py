@@ -293,18 +293,19 @@ def _in_order(
     Shape: a step has its walkers, and each one's offset and head; the last of `tails` walked on alone.
     `ends` says where in the result each walker's places end.
     """
-    begins = np.append(0, ends[:-1])
-    offsets, heads = np.empty(ends[-1], np.int64), np.empty(ends[-1], f"V{HEAD_BYTES}")
+    begins, offsets = np.append(0, ends[:-1]), np.empty(ends[-1], np.int64)
+    heads = None if steps[0][2] is None else np.empty(ends[-1], f"V{HEAD_BYTES}")
     for number, (walkers, at, found) in enumerate(steps):
         places = begins[walkers] + number
         offsets[places] = at
-        if found is not None:
+        if heads is not None and found is not None:
             heads[places] = found
     for walker, at in tails.items():
         end = ends[walker]
         offsets[end - len(at) : end] = at
-        heads[end - len(at) : end] = gather_heads(window, at)
-    return offsets, None if steps[0][2] is None else heads
+        if heads is not None:
+            heads[end - len(at) : end] = gather_heads(window, at)
+    return offsets, heads
 
 
 def _join_segments(
