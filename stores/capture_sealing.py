@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from stores.batch_steps import commit_of
 from stores.devices import UNASSIGNED, Device, Devices, Kind
-from stores.home import sha256_of
+from stores.home import blake3_of
 from stores.keys import TenantKeys
 from stores.landing import SHARED, Batch
 from stores.ledger import Counts, Delivery, Ledger
@@ -67,7 +67,7 @@ class FileTally:
     last_ns: int | None = None
     sides: list[tuple[int, str, bytes]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The file's id in tables."""
         return digest_uuid(self.digest)
@@ -76,7 +76,7 @@ class FileTally:
         """Take packets that were read into account."""
         first, last = int(packets.ts_ns.min()), int(packets.ts_ns.max())
         self.packets += len(packets)
-        self.bytes_captured += int(packets.headers["captured"].sum(dtype=np.int64))
+        self.bytes_captured += packets.bytes_captured
         self.interfaces.add(packets.interface.number)
         self.first_ns = first if self.first_ns is None else min(first, self.first_ns)
         self.last_ns = last if self.last_ns is None else max(last, self.last_ns)
@@ -153,16 +153,17 @@ class BatchSealing:
         ledger: Ledger,
         now: datetime,
         flow_bytes: int | None,
+        room: SealingRoom,
         keep: Callable[[int, pa.Table], None],
     ) -> None:
         """Begin with nothing.
 
-        `now` is the time that the commits bear; `flow_bytes` cuts long flows off; `keep` is given the masked
-        rows of each chunk, by its number, once the chunk is committed.
+        `now` is the time that the commits bear; `flow_bytes` cuts long flows off; `room` is empty before and
+        after; `keep` is given the masked rows of each chunk, by its number, once the chunk is committed.
         """
         self._batch, self._sealer, self._registry = batch, sealer, registry
         self._tables, self._ledger, self._now = tables, ledger, now
-        self._flow_bytes, self._keep = flow_bytes, keep
+        self._flow_bytes, self._room, self._keep = flow_bytes, room, keep
         self._masker = Masker(self._sealer.keys, batch.tenant)
         self._known: dict[str, Device] = {}
         self._subject_keys: dict[tuple[str, int], tuple[bytes, bytes | None]] = {}
@@ -171,7 +172,6 @@ class BatchSealing:
         self._chunk = Chunk(0)
         self._limit = _CHUNKS_AT_ONCE * batch.chunk_bytes
         self._block_key = sealer.keys.identity_key("block")
-        self._room = SealingRoom()
 
     def run(self) -> None:
         """Take every file that is new; count the others as duplicates, whole."""
@@ -184,7 +184,7 @@ class BatchSealing:
             refs = {self._registry.ref(name) for name in self._batch.devices if name != SHARED}
             self._known = {device.id: device for device in self._registry.listing(list(refs))}
         for files in _together(self._batch.files()):
-            digests = {number: delivery_digest(key, sha256_of(path)) for number, path in files.items()}
+            digests = {number: delivery_digest(key, blake3_of(path)) for number, path in files.items()}
             self._digests |= digests
             for number, first in self._ledger.deliver(self._batch, digests).items():
                 if (first.batch_id, first.file) == (self._batch.id, number):

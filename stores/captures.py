@@ -25,6 +25,7 @@ from stores.landing import Batch, Landing
 from stores.ledger import Counts, Ledger
 from stores.prepared import PreparedRows
 from stores.sealing import Sealer
+from stores.sealing_room import SealingRoom
 from stores.tables import Commit, Prepared, Tables
 from transforms.capture.blocks import HOUR_NS, describe_block, open_block
 from transforms.capture.packets import Interface, Packets
@@ -57,6 +58,7 @@ class CaptureIntake:
         self._steps = BatchSteps(home, landing, ledger)
         self._devices, self._clock = devices, clock
         self._prepared = PreparedRows(tables)
+        self._rooms: list[SealingRoom] = []
 
     def sealer(self, tenant: str) -> Sealer:
         """Give the tenant's sealer."""
@@ -68,7 +70,7 @@ class CaptureIntake:
         Counts are of packets, and of what went to quarantine.
         Raises: BusyError where an erasure holds the tenant.
         """
-        return self._steps.seal(batch_id, lambda batch: self._sealing(batch).run())
+        return self._steps.seal(batch_id, self._seal)
 
     def mask_batch(self, batch_id: str) -> int:
         """Write the packet rows of a sealed batch; gives how many there are."""
@@ -96,18 +98,21 @@ class CaptureIntake:
             add_up(self._tables, keys, totals, of_batches(batches, hour))
         return totals
 
-    def _sealing(self, batch: Batch) -> BatchSealing:
-        registry = self._devices(batch.tenant)
-        return BatchSealing(
+    def _seal(self, batch: Batch) -> None:
+        # The next batch takes over the memory of this one, unless both are sealed at the same time.
+        room = self._rooms.pop() if self._rooms else SealingRoom()
+        BatchSealing(
             batch,
             self.sealer(batch.tenant),
-            registry,
+            self._devices(batch.tenant),
             self._tables,
             self._ledger,
             self._clock(),
             self._flow_bytes,
+            room,
             partial(self._prepare, batch),
-        )
+        ).run()
+        self._rooms.append(room)
 
     def _mask_chunk(self, batch: Batch, chunk: int) -> int:
         rows: Prepared | pa.Table | None = self._prepared.take(batch, chunk, PACKETS, self.sealer(batch.tenant))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from deltalake.transaction import AddAction, RemoveAction
 
 _DICTIONARY_BYTES = 16 << 20
+_LARGE_PAGE_BYTES = 64 << 10
 _SAMPLE_ROWS = 4096
 # What an append leaves is merged if it is smaller than this, into files of at most that; both bound
 # the memory that it takes.
@@ -223,6 +224,9 @@ def _writing_options(spec: TableSpec, rows: pa.Table) -> dict[str, Any]:
         # A file's own statistics would show tokens that the log does not.
         "write_statistics": [name for name in spec.statistics if name in names],
         "store_schema": False,
+        # A large value goes to the file before the next one is copied, while it is near the processor.
+        "write_batch_size": 1 if spec.row_group_rows else None,
+        "data_page_size": _LARGE_PAGE_BYTES if spec.row_group_rows else None,
     }
 
 

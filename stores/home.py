@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from blake3 import blake3
+
 from transforms.errors import UsageError
 
+# So much is read at a time: few calls, and what was read is near the processor when it is hashed.
+_READ_BYTES = 256 << 10
 TENANT = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 
 
@@ -132,9 +136,22 @@ def checked_tenant(tenant: str) -> str:
 
 
 def sha256_of(path: Path) -> bytes:
-    """Give the SHA-256 of a file."""
+    """Give the SHA-256 of a file, for whoever checks it with a tool of their own."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def blake3_of(path: Path) -> bytes:
+    """Give the BLAKE3 digest of a file, 32 bytes, in well under half of the time of SHA-256.
+
+    On one thread: who has more cores takes in more files at once.
+    """
+    # Not by a map of the file: whoever cuts it short meanwhile would end the process.
+    hasher, buffer = blake3(max_threads=1), memoryview(bytearray(_READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+    return hasher.digest()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from stores.batch_steps import BatchSteps, commit_of
-from stores.home import Home, sha256_of
+from stores.home import Home, blake3_of
 from stores.keyring import KeyProvider
 from stores.keys import TenantKeys
 from stores.landing import Batch, Landing
@@ -132,7 +132,7 @@ class Intake:
         """Read the files that are new; count the others as duplicates, whole."""
         key = TenantKeys(batch.tenant, self._provider).identity_key("delivery")
         for file, path, _ in batch.files():
-            deliveries[file] = delivery_digest(key, sha256_of(path))
+            deliveries[file] = delivery_digest(key, blake3_of(path))
             first = self._ledger.deliver(batch, {file: deliveries[file]})[file]
             if (first.batch_id, first.file) != (batch.id, file):
                 rows = first.rows or _count_records(path)

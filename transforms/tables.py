@@ -95,7 +95,7 @@ class TableSpec:
         return tuple(one.name for one in self.columns if one.pii is not None)
 
     def conform(self, rows: pl.DataFrame | pa.Table) -> pa.Table:
-        """Give rows in the table's column order and types; dictionaries of an Arrow table stay as they are.
+        """Give rows in the table's column order and types; dictionaries of an Arrow table of many rows stay.
 
         Raises: pyarrow.ArrowInvalid where a column does not fit, ValueError where one has a null that it
         may not have; the message names the column only.
@@ -108,6 +108,9 @@ class TableSpec:
         lacking = [one.name for one in self.columns if not one.nullable and ordered[one.name].null_count]
         if lacking:
             raise ValueError(f"columns {lacking} have nulls")
+        if self.row_group_rows:
+            # They would be written out anew for each group of a few rows.
+            return ordered.cast(self.schema)
         return ordered.cast(pa.schema([_fitting(ordered.schema.field(one.name), one) for one in self.schema]))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stores.home import sha256_of
+from stores.home import blake3_of
 from stores.keys import TenantKeys
 from stores.landing import Batch, Landing
 from stores.ledger import Counts, Ledger
@@ -69,7 +69,7 @@ class RequestFiles:
         with shared(self._locks / "tenant.lock"), exclusive(self._locks / f"{SOURCE}.lock"):
             counts, deliveries = Counts(), dict[int, bytes]()
             for file, path, _ in batch.files():
-                deliveries[file] = delivery_digest(self._keys.identity_key("delivery"), sha256_of(path))
+                deliveries[file] = delivery_digest(self._keys.identity_key("delivery"), blake3_of(path))
                 known = self._ledger.deliver(batch, {file: deliveries[file]})[file]
                 if (known.batch_id, known.file) != (batch.id, file):
                     counts += Counts(rows=known.rows, duplicates=known.rows)

@@ -13,6 +13,7 @@ import pytest
 from orchestration.resources import Platform
 from stores.capture_exports import to_ns
 from stores.ledger import Counts
+from stores.sealing_room import SealingRoom
 from stores.settings import load_settings
 from transforms.capture.packets import Packets
 from transforms.capture.reading import read_capture
@@ -407,3 +408,25 @@ def test_long_flows_are_cut_off_where_that_is_wanted(tmp_path: Path, monkeypatch
     assert sizes == [246] * 5 + [42] * 45
     assert stage.rows("raw.capture_files")["bytes_cut"].to_list() == [45 * 204]
     assert stage.totals()
+
+
+def test_batches_take_over_the_memory_of_those_before_them(stage: Stage, monkeypatch):
+    rooms = []
+
+    class Room(SealingRoom):
+        def __init__(self) -> None:
+            super().__init__()
+            rooms.append(self)
+
+    monkeypatch.setattr("stores.captures.SealingRoom", Room)
+    contents = [capture(every(5, 40 * number, HOUR)) for number in (3, 2, 1)]
+    stage.deliver(contents[0])
+    stage.deliver(contents[1], device="dev-2")
+    assert len(rooms) == 1
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("stores.tables.Tables.append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stage.deliver(capture(every(7, 10)))
+    stage.deliver(contents[2], device="dev-3")
+    assert len(rooms) == 2, "what a failed batch left in its memory is used by nobody"
+    for number, content in enumerate(contents[1:], 2):
+        assert packets_of(stage.export(device=f"dev-{number}")) == packets_of(content)

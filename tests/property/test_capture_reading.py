@@ -178,7 +178,7 @@ def test_the_lock_step_walk_is_the_walk_in_sequence(seed, style, mark, mutations
     window = np.frombuffer(oracle.mutate(rng, content[24:], mutations), np.uint8)
     layout = pcap._lay_out(oracle.MICROSECONDS, mark == ">", (2, 4), 1)
     probe = pcap._probe_for(window, layout)
-    assert (
-        walk.walk(window, layout.framing, probe).tolist()
-        == walk.walk_in_sequence(window, layout.framing).tolist()
-    )
+    found = walk.find_records(window, layout.framing, probe)
+    assert found.offsets.tolist() == walk.walk_in_sequence(window, layout.framing).tolist()
+    if found.heads is not None:
+        assert found.heads.tobytes() == walk.gather_heads(window, found.offsets[:-1]).tobytes()

@@ -51,3 +51,19 @@ def test_parts_hidden_files_and_links_are_left(landing: Landing, tmp_path: Path)
     elsewhere.write_bytes(b"{}\n")
     (landing.drop_folder("logins", "acme") / "link").symlink_to(elsewhere)
     assert landing.settled(["logins"], HOLD_S) == {}
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_discarded_files_are_gone_and_held_by_nobody(landing: Landing, monkeypatch, is_large: bool):
+    monkeypatch.setattr("stores.landing._LARGE_BYTES", 1 if is_large else 1 << 20)
+    (batch,) = landing.land("logins", "acme", "a.ndjson", b"{}" * 1000)
+    ((_, path, _),) = batch.files()
+    landing.discard_files(batch)
+    assert not path.exists() and batch.files() == []
+    assert batch.folder.exists()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    held = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    assert not [name for name in held if name.startswith(str(path))]
+    landing.discard_files(batch)

@@ -10,6 +10,7 @@ import pytest
 from transforms.capture import pcap
 from transforms.capture.packets import Interface, Packets
 from transforms.capture.reading import Opening, Side, read_capture
+from transforms.capture.walk import FEWEST
 
 US, NS, MODIFIED = 0xA1B2C3D4, 0xA1B23C4D, 0xA1B2CD34
 ROWS = [(1_700_000_000, 5, b"", 0), (1_700_000_001, 999_999, b"abc", 90), (1_700_000_000, 7, b"x" * 60, 60)]
@@ -89,6 +90,25 @@ def test_a_large_packet_is_good_where_its_link_type_allows_it():
     large = record((0, 0, bytes(300_000), 300_000))
     assert len(read_packets(header(US, "<", link_type=249) + large)[0]) == 1
     assert read_packets(header(US, "<", link_type=1) + large) == []
+
+
+@pytest.mark.parametrize("mark", "<>")
+@pytest.mark.parametrize(("magic", "minor"), [(US, 4), (NS, 4), (MODIFIED, 4), (US, 2)])
+def test_headers_of_many_packets_are_those_of_their_records(monkeypatch, mark, magic, minor):
+    """Most are gathered while the records are found, in whatever form these have."""
+    walked = []
+    find = pcap.find_records
+    monkeypatch.setattr(pcap, "find_records", lambda *arguments: walked.append(find(*arguments)) or walked[-1])
+    extra = bytes(range(8)) if magic == MODIFIED else b""
+    sizes = np.random.default_rng(5).integers(0, 300, FEWEST + 2000).tolist()
+    rows = [(1_700_000_000 + at // 9, at, bytes(size), size + 9) for at, size in enumerate(sizes)]
+    content = header(magic, mark, minor) + b"".join(record(row, mark, minor == 2, extra) for row in rows)
+    (packets,) = read_packets(content)
+    assert walked[0].heads is not None
+    assert packets.records.tobytes() == b"".join(record(row) for row in rows)
+    again = Packets(packets.interface, packets.records, packets.starts)
+    assert packets.headers.tolist() == again.headers.tolist()
+    assert packets.bytes_captured == sum(sizes)
 
 
 def test_windows_are_cut_at_records(monkeypatch):

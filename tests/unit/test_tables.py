@@ -4,17 +4,20 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
 from stores.contracts import load_contract, load_contracts
 from stores.tables import Commit, Tables
+from transforms.capture.tables import CAPTURE_BLOCKS
 from transforms.errors import TableError
 from transforms.tables import TableSpec, masked_table, raw_table, table_specs
 from waiting import LONGEST_S
@@ -291,6 +294,18 @@ def test_no_view_type_reaches_a_file(tables: Tables, spec: TableSpec):
     for file in files:
         assert "view" not in str(pq.ParquetFile(file).schema_arrow)
     assert "view" not in str(spec.schema)
+
+
+def test_dictionaries_stay_where_rows_are_many():
+    """Of a few rows at a time they would be written out again for each few."""
+    fields = [pa.field(one.name, one.type) for one in CAPTURE_BLOCKS.columns]
+    empty = pa.schema(fields).empty_table()
+    repeated = empty["batch_id"].dictionary_encode()
+    at = empty.schema.names.index("batch_id")
+    given = empty.set_column(at, "batch_id", repeated)
+    assert CAPTURE_BLOCKS.conform(given).schema == CAPTURE_BLOCKS.schema
+    many = replace(CAPTURE_BLOCKS, row_group_rows=None)
+    assert pa.types.is_dictionary(many.conform(given).schema.field("batch_id").type)
 
 
 def test_only_declared_columns_have_statistics_of_values_in_files(tables: Tables):

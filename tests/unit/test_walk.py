@@ -10,8 +10,15 @@ import pytest
 from transforms.capture import walk as walks
 from transforms.capture.ngblocks import ORDERS, find_blocks
 from transforms.capture.packets import Interface
-from transforms.capture.pcap import walk_normal
-from transforms.capture.walk import Framing, read_words, walk, walk_in_sequence
+from transforms.capture.pcap import _lay_out, _Probe, walk_normal
+from transforms.capture.walk import (
+    Framing,
+    find_records,
+    gather_heads,
+    read_words,
+    walk,
+    walk_in_sequence,
+)
 
 SECONDS = 1_700_000_000
 CLASSIC = Framing(header=16, length_at=8, added=16, most=262_144)
@@ -51,7 +58,16 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[object
 def assert_walked(window: np.ndarray) -> np.ndarray:
     expected = walk_in_sequence(window, CLASSIC)
     assert walk_normal(window, ETHERNET).tolist() == expected.tolist()
+    heads = heads_of(window)
+    if heads is not None:
+        assert heads.tobytes() == gather_heads(window, expected[:-1]).tobytes()
     return expected
+
+
+def heads_of(window: np.ndarray) -> np.ndarray | None:
+    seconds = int(read_words(window, np.zeros(1, np.int64), False)[0])
+    probe = _Probe(_lay_out(0xA1B2C3D4, False, (2, 4), 1), seconds)
+    return find_records(window, CLASSIC, probe).heads
 
 
 def test_many_records_are_walked_in_lock_step(monkeypatch):
@@ -59,8 +75,9 @@ def test_many_records_are_walked_in_lock_step(monkeypatch):
     window = as_window(records(noise(20_000, 300)))
     found = assert_walked(window)
     assert len(found) == 20_001 and found[-1] == len(window)
-    assert len(segments) == 1 and len(segments[0][2]) > 100, "hardly any walkers"
+    assert len(segments) == 2 and len(segments[0][2]) > 100, "hardly any walkers"
     assert joins == []
+    assert heads_of(window) is not None, "the headers are gathered again"
 
 
 @pytest.mark.parametrize("biggest", [0, 1, 40, 1500])
@@ -114,7 +131,8 @@ def test_a_file_that_ends_in_zeros_is_not_mended_piece_by_piece(monkeypatch):
     segments, repairs = count_calls(monkeypatch, "_walk_segments"), count_calls(monkeypatch, "_walk_until_met")
     window = as_window(struct.pack("<IIII", 0, 0, 3, 3) + b"abc" + bytes(16 * 9000 + 5))
     assert len(assert_walked(window)) == 9002
-    assert len(segments) == 1 and repairs == []
+    assert len(segments) == 2 and repairs == []
+    assert heads_of(window) is None, "these are of places where no record was"
 
 
 @pytest.mark.parametrize("captured", [262_145, 0x7FFFFFFF, 0xFFFFFFFF, 5000])
@@ -160,6 +178,14 @@ def test_blocks_are_walked_in_lock_step(monkeypatch, order, kind):
     assert blocks.starts.tolist() == np.cumsum([0, *map(len, parts)]).tolist()
     assert (blocks.types == kind).all() and blocks.order_after == order
     assert len(segments) == 1
+
+
+def test_the_last_block_may_be_shorter_than_a_records_header():
+    block, empty = (
+        struct.pack("<II", 6, 12 + size) + bytes(size) + struct.pack("<I", 12 + size) for size in (28, 0)
+    )
+    window = as_window(block * 8000 + empty)
+    assert len(find_blocks(window, ORDERS[False]).starts) == 8002
 
 
 @pytest.mark.parametrize("wrong", [0, 4, 8, 11, 20, 0xFFFFFFFF])

@@ -79,7 +79,6 @@ def _runs(cuts: Ints, stop: int) -> Iterator[tuple[int, int]]:
 def describe_block(packets: Packets, hour: int) -> Block:
     """Say of packets of one hour what may be known of them."""
     ts, headers = packets.ts_ns, packets.headers
-    captured = headers["captured"].astype(np.int64)
     is_sorted = bool((ts[1:] >= ts[:-1]).all())
     minutes = _count_minutes(ts, hour * HOUR_NS, is_sorted)
     return Block(
@@ -88,9 +87,9 @@ def describe_block(packets: Packets, hour: int) -> Block:
         ts_min=int(ts[0] if is_sorted else ts.min()),
         ts_max=int(ts[-1] if is_sorted else ts.max()),
         is_sorted=is_sorted,
-        bytes_captured=int(captured.sum()),
+        bytes_captured=packets.bytes_captured,
         bytes_original=int(headers["original"].sum(dtype=np.int64)),
-        bytes_padded=int((captured + 3 & ~3).sum()),
+        bytes_padded=packets.bytes_captured + int((-headers["captured"] & 3).sum(dtype=np.int64)),
         minutes=minutes.tolist(),
     )
 

@@ -56,6 +56,11 @@ class Packets:
         """Count the packets."""
         return len(self.starts) - 1
 
+    @property
+    def bytes_captured(self) -> int:
+        """What was captured of all packets: records stand back to back."""
+        return int(self.starts[-1] - self.starts[0]) - HEADER_BYTES * len(self)
+
     @cached_property
     def headers(self) -> NDArray[np.void]:
         """The records' headers, gathered once. Shape: a structured array, an entry for each packet."""

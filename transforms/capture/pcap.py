@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transforms.capture.packets import HEADER, HEADER_BYTES, Interface, Packets
 from transforms.capture.parts import Opening, Side, most_captured
 from transforms.capture.spans import gather_spans, write_headers
-from transforms.capture.walk import Framing, Offsets, Window, walk
+from transforms.capture.walk import Framing, Heads, Offsets, Window, find_records, gather_heads, walk
 from transforms.streams import Damage, PlainBytes
 
 FILE_HEADER_BYTES = 24
@@ -84,8 +84,11 @@ class _Probe:
 
 def read_headers(window: Window, at: Offsets, is_big: bool) -> NDArray[np.void]:
     """Gather record headers. Shape: a structured array, an entry for each offset."""
-    places = np.ndarray((len(window) - HEADER_BYTES + 1,), f"V{HEADER_BYTES}", window, strides=(1,))
-    return places[at].view(HEADER.newbyteorder(">") if is_big else HEADER)
+    return _as_headers(gather_heads(window, at), is_big)
+
+
+def _as_headers(heads: Heads, is_big: bool) -> NDArray[np.void]:
+    return heads.view(HEADER.newbyteorder(">") if is_big else HEADER)
 
 
 def walk_normal(records: Window, interface: Interface) -> Offsets:
@@ -145,9 +148,11 @@ def _read_records(
     size = usual
     while True:
         window = plain.window(size)
-        offsets = walk(window, layout.framing, _probe_for(window, layout))
+        offsets, heads = find_records(window, layout.framing, _probe_for(window, layout))
         if len(offsets) > 1:
-            yield from _give_packets(window, offsets, layout, interface, plain.offset)
+            heads = gather_heads(window, offsets[:-1]) if heads is None else heads
+            headers = _as_headers(heads, layout.framing.is_big)
+            yield from _give_packets(window, offsets, headers, layout, interface, plain.offset)
         reached, had = int(offsets[-1]), len(window)
         plain.advance(reached)
         is_end = had < size or plain.ends_after(had - reached)
@@ -179,13 +184,21 @@ def _reason_to_stop(rest: Window, framing: Framing) -> str | None:
 
 
 def _give_packets(
-    window: Window, offsets: Offsets, layout: _Layout, interface: Interface, base: int
+    window: Window,
+    offsets: Offsets,
+    headers: NDArray[np.void],
+    layout: _Layout,
+    interface: Interface,
+    base: int,
 ) -> Iterator[Packets | Side]:
     if layout.is_normal:
-        yield Packets(interface, window[: offsets[-1]], offsets)
+        packets = Packets(interface, window[: offsets[-1]], offsets)
+        # What the walk has gathered on its way need not be gathered again.
+        vars(packets)["headers"] = headers
+        yield packets
         return
     extra = layout.framing.added - HEADER_BYTES
-    headers = read_headers(window, offsets[:-1], layout.framing.is_big).astype(HEADER)
+    headers = headers.astype(HEADER)
     _set_lengths(headers, layout)
     if extra:
         yield Side(base, "packet extras", _read_extras(window, offsets[:-1]))

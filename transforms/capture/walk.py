@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Offsets = NDArray[np.int64]
 Window = NDArray[np.uint8]
+Heads = NDArray[np.void]
 
 # So many records are walked in sequence first: they tell how large records are, and most of the
 # files of devices have no more.
@@ -34,6 +35,8 @@ MOST_CANDIDATES = 64
 STEPS_PER_WALKER = 6.0
 # Numpy's cost of a step is that of some tens of records in sequence.
 FEWEST_WALKERS = 12
+# A walker over a capture file reads the whole header of each record, as much as lies beside its length.
+HEAD_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,17 @@ class Framing:
         return end
 
 
+class Walked(NamedTuple):
+    """Every whole and valid record of a window.
+
+    Shape: the offsets of the records and, last, where they end: one entry more than there are records.
+    `heads` has the first 16 bytes of each (V16), and is None where the walk has not gathered them.
+    """
+
+    offsets: Offsets
+    heads: Heads | None = None
+
+
 class Probe(Protocol):
     """Tells what looks like a record, to place walkers."""
 
@@ -94,23 +108,33 @@ def read_words(window: Window, at: Offsets, is_big: bool) -> Offsets:
     return words[at].astype(np.int64)
 
 
+def gather_heads(window: Window, at: Offsets) -> Heads:
+    """Read 16 bytes at offsets that need not be aligned. Shape: V16, an entry for each offset."""
+    return np.asarray(_heads_at_all(window)[at])
+
+
+def _heads_at_all(window: Window) -> Heads:
+    return np.ndarray((len(window) - HEAD_BYTES + 1,), f"V{HEAD_BYTES}", window, strides=(1,))
+
+
 def walk(window: Window, framing: Framing, probe: Probe | None = None) -> Offsets:
+    """Find every whole and valid record from the window's start on. Shape: as the offsets of `Walked`."""
+    return find_records(window, framing, probe).offsets
+
+
+def find_records(window: Window, framing: Framing, probe: Probe | None = None) -> Walked:
     """Find every whole and valid record from the window's start on.
 
-    Shape: the offsets of the records and, last, where they end: one entry more than there are
-    records. The same with and without a probe; without one the walk is in sequence.
+    The offsets are the same with and without a probe; without one the walk is in sequence.
     """
-    head = walk_in_sequence(window, framing, 0, PROBED)
-    begun = int(head[-1])
-    if len(head) <= PROBED:
-        return head
-    mean = begun / PROBED
-    expected = (len(window) - begun) / mean
-    if probe is None or framing.other_at is not None or expected < FEWEST or mean > LARGEST_MEAN:
-        rest = walk_in_sequence(window, framing, begun)
-    else:
-        rest = _walk_in_lock_step(window, framing, probe, begun, mean)
-    return np.concatenate((head[:-1], rest))
+    begin = walk_in_sequence(window, framing, 0, PROBED)
+    if len(begin) <= PROBED:
+        return Walked(begin)
+    mean = int(begin[-1]) / PROBED
+    if probe is None or framing.other_at is not None or mean > LARGEST_MEAN or len(window) < FEWEST * mean:
+        rest = walk_in_sequence(window, framing, int(begin[-1]))
+        return Walked(np.concatenate((begin[:-1], rest)))
+    return _walk_in_lock_step(window, framing, probe, mean)
 
 
 def walk_in_sequence(
@@ -156,19 +180,23 @@ def _walk_blocks(view: memoryview, framing: Framing, until: int, left: int, foun
         left -= 1
 
 
-def _walk_in_lock_step(window: Window, framing: Framing, probe: Probe, begun: int, mean: float) -> Offsets:
-    expected = (len(window) - begun) / mean
-    walkers = int((expected * STEPS_PER_WALKER) ** 0.5)
+def _walk_in_lock_step(window: Window, framing: Framing, probe: Probe, mean: float) -> Walked:
+    walkers = int((len(window) / mean * STEPS_PER_WALKER) ** 0.5)
     # A multiple of 4, since the blocks of a pcapng file stand on such offsets.
-    spacing = (len(window) - begun) // walkers & ~3
+    spacing = len(window) // walkers & ~3
     width = min(int(2 * mean) + 64 & ~3, spacing - 32)
-    floors = begun + spacing * np.arange(1, walkers, dtype=np.int64)
-    starts = np.append(begun, find_starts(window, framing, probe, floors, width))
+    floors = spacing * np.arange(1, walkers, dtype=np.int64)
+    starts = np.append(0, find_starts(window, framing, probe, floors, width))
     if len(starts) < max(FEWEST_WALKERS, walkers // 4):
-        return walk_in_sequence(window, framing, begun)
+        return Walked(walk_in_sequence(window, framing))
     limit = len(window) - framing.header + 1
-    visited, landed = _walk_segments(window, framing, starts, np.append(starts[1:], limit))
-    return _cut_at_violation(window, framing, _join_segments(window, framing, starts, visited, landed))
+    (visited, heads), landed = _walk_segments(window, framing, starts, np.append(starts[1:], limit))
+    joined = _join_segments(window, framing, starts, visited, landed)
+    offsets = _cut_at_violation(window, framing, joined)
+    # Where strays were left out, what was gathered on the way is not that of these records.
+    if heads is None or (landed[:-1] != starts[1:]).any():
+        return Walked(offsets)
+    return Walked(offsets, heads[: len(offsets) - 1])
 
 
 def find_starts(window: Window, framing: Framing, probe: Probe, floors: Offsets, width: int) -> Offsets:
@@ -194,7 +222,7 @@ def _first_chained(window: Window, framing: Framing, probe: Probe, lanes: Offset
     """Choose in each lane the first candidate that others follow. Shape: indexes of candidates."""
     alive, reached, next_of = np.arange(len(at)), at, _stepper(window, framing)
     for _ in range(probe.chain):
-        reached = next_of(reached)
+        reached, _ = next_of(reached)
         inside = np.flatnonzero(reached <= len(window) - framing.header)
         alive, reached = alive[inside], reached[inside]
         good = np.flatnonzero(probe.match_offsets(window, reached))
@@ -202,46 +230,82 @@ def _first_chained(window: Window, framing: Framing, probe: Probe, lanes: Offset
     return alive[np.unique(lanes[alive], return_index=True)[1]]
 
 
-def _stepper(window: Window, framing: Framing) -> Callable[[Offsets], Offsets]:
-    """Make the step of many walkers at once; it believes any length, but always moves on."""
-    words = np.ndarray((len(window) - 3,), framing.word.format.replace("I", "u4"), window, strides=(1,))
+def _stepper(window: Window, framing: Framing) -> Callable[[Offsets], tuple[Offsets, Heads | None]]:
+    """Make the step of many walkers at once; it believes any length, but always moves on.
+
+    With a record's length its whole head is read: what takes time is to fetch it from memory.
+    """
+    word = np.dtype(framing.word.format.replace("I", "u4"))
     if framing.is_repeated:
+        words = np.ndarray((len(window) - 3,), word, window, strides=(1,))
         place, least = framing.length_at, framing.header
 
-        def step_blocks(at: Offsets) -> Offsets:
+        def step_blocks(at: Offsets) -> tuple[Offsets, None]:
             padded = words[at + place].astype(np.int64) + 3 & ~3
-            return np.asarray(at + np.maximum(padded, least))
+            return np.asarray(at + np.maximum(padded, least)), None
 
         return step_blocks
-    shifted, added = words[framing.length_at :], framing.added
+    heads, column, added = _heads_at_all(window), framing.length_at // word.itemsize, framing.added
 
-    def step_records(at: Offsets) -> Offsets:
-        return np.asarray(shifted[at] + (at + added))
+    def step_records(at: Offsets) -> tuple[Offsets, Heads]:
+        found = heads[at]
+        lengths = found.view(word).reshape(-1, HEAD_BYTES // word.itemsize)[:, column]
+        return np.asarray(lengths + (at + added)), found
 
     return step_records
 
 
-def _walk_segments(window: Window, framing: Framing, starts: Offsets, ends: Offsets) -> tuple[Offsets, Offsets]:
+def _walk_segments(
+    window: Window, framing: Framing, starts: Offsets, ends: Offsets
+) -> tuple[tuple[Offsets, Heads | None], Offsets]:
     """Walk every segment from its start until its end is reached or passed.
 
-    Shape: the offsets visited, in order (a segment's lie between its start and end, so that sorting
-    is all it takes), and for each segment where its walker landed.
+    Shape: the offsets visited, in order, with their heads, and for each segment where its walker landed.
     """
     next_of, landed = _stepper(window, framing), np.empty_like(starts)
-    at, walkers, visited = starts, np.arange(len(starts)), []
+    at, walkers, counts = starts, np.arange(len(starts)), np.zeros(len(starts), np.int64)
+    steps: list[tuple[Offsets, Offsets, Heads | None]] = []
     while len(at) >= FEWEST_WALKERS:
-        visited.append(at)
-        at = next_of(at)
-        going = at < ends
+        reached, heads = next_of(at)
+        steps.append((walkers, at, heads))
+        going = reached < ends
         if not going.all():
-            landed[walkers[~going]] = at[~going]
-            at, ends, walkers = at[going], ends[going], walkers[going]
+            landed[walkers[~going]], counts[walkers[~going]] = reached[~going], len(steps)
+            reached, ends, walkers = reached[going], ends[going], walkers[going]
+        at = reached
     # The few that are left would share what a step costs among too few.
+    tails = {}
     for walker, begun, end in zip(walkers.tolist(), at.tolist(), ends.tolist(), strict=True):
         found = walk_in_sequence(window, framing, begun, until=end)
-        visited.append(found[:-1])
-        landed[walker] = found[-1]
-    return np.sort(np.concatenate(visited)), landed
+        landed[walker], counts[walker] = found[-1], len(steps) + len(found) - 1
+        tails[walker] = found[:-1]
+    return _in_order(window, steps, tails, np.cumsum(counts)), landed
+
+
+def _in_order(
+    window: Window,
+    steps: Sequence[tuple[Offsets, Offsets, Heads | None]],
+    tails: Mapping[int, Offsets],
+    ends: Offsets,
+) -> tuple[Offsets, Heads | None]:
+    """Bring what walkers visited step by step into the order of the window: one walker after the other.
+
+    Shape: a step has its walkers, and each one's offset and head; the last of `tails` walked on alone.
+    `ends` says where in the result each walker's places end.
+    """
+    begins, offsets = np.append(0, ends[:-1]), np.empty(ends[-1], np.int64)
+    heads = None if steps[0][2] is None else np.empty(ends[-1], f"V{HEAD_BYTES}")
+    for number, (walkers, at, found) in enumerate(steps):
+        places = begins[walkers] + number
+        offsets[places] = at
+        if heads is not None and found is not None:
+            heads[places] = found
+    for walker, at in tails.items():
+        end = ends[walker]
+        offsets[end - len(at) : end] = at
+        if heads is not None:
+            heads[end - len(at) : end] = gather_heads(window, at)
+    return offsets, heads
 
 
 def _join_segments(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -143,18 +143,10 @@ def gcm_encryptor(key: bytes) -> Callable[[bytes, bytes | memoryview, bytes], by
 
 
 def gcm_encrypt_into(
-    key: bytes, nonce: bytes, parts: Sequence[bytes | memoryview], associated: bytes, target: memoryview
+    key: bytes, nonce: bytes, plaintext: bytes | memoryview, associated: bytes, target: memoryview
 ) -> None:
-    """Encrypt parts as one value into `target`, which has room for them and the 16-byte tag, no more."""
-    encryptor = Cipher(algorithms.AES(key), modes.GCM(nonce)).encryptor()
-    encryptor.authenticate_additional_data(associated)
-    at = 0
-    for part in parts:
-        # The library wants room for most of a block more, and in this mode never writes there; the
-        # tag's place is that room.
-        at += encryptor.update_into(part, target[at:])
-    encryptor.finalize()
-    target[at:] = encryptor.tag
+    """Encrypt one value into `target`, which has room for it and the 16-byte tag, no more."""
+    AESGCM(key).encrypt_into(nonce, plaintext, associated, target)
 
 
 def gcm_decryptor(key: bytes) -> Callable[[bytes | memoryview, bytes | memoryview, bytes], bytes]:

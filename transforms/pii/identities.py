@@ -111,9 +111,9 @@ def event_id_rows(event_ids: pl.Series) -> npt.NDArray[np.uint8]:
     return packed.reshape(-1, 16)
 
 
-def delivery_digest(key: bytes, sha256: bytes) -> bytes:
-    """Give the keyed digest of a delivered file from its SHA-256."""
-    return keyed_digest(key, b"delivery", sha256)
+def delivery_digest(key: bytes, blake3: bytes) -> bytes:
+    """Give the keyed digest of a delivered file from its BLAKE3 digest."""
+    return keyed_digest(key, b"delivery", blake3)
 
 
 def announced_digest(key: bytes, parts: Sequence[str]) -> bytes:
