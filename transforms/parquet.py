@@ -162,7 +162,7 @@ def _look_up(kind: int, column: Any, valid: Mask | None) -> _Column:  # noqa: AN
     least = int(numbers.min())
     if int(numbers.max()) - least >= _MOST_SPAN:
         return plain
-    places = numbers - numbers.dtype.type(least)
+    places = (numbers - numbers.dtype.type(least)).astype(np.intp)
     is_met = np.zeros(_MOST_SPAN, bool)
     is_met[places] = True
     met = np.flatnonzero(is_met)

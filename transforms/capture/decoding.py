@@ -48,8 +48,8 @@ _LEAST_PAYLOAD = 16
 _IS_PORT: Mask = np.zeros(1 << 16, bool)
 _IS_PORT[[*_DNS_PORTS, *_DHCP_PORTS]] = True
 _HANDSHAKE = 0x1603  # TLS' kind of record and its version's first byte
-_IS_BEGINNING: Mask = np.zeros(1 << 16, bool)
-_IS_BEGINNING[[_HANDSHAKE, *(method >> 16 for method in _METHODS)]] = True
+_IS_FIRST: Mask = np.zeros(1 << 8, bool)
+_IS_FIRST[[_HANDSHAKE >> 8, *(method >> 24 for method in _METHODS)]] = True
 _HOST = re.compile(rb"\r\nhost:[ \t]*([^\r\n\t ]{1,255})[ \t]*\r\n", re.IGNORECASE)
 
 SCHEMA: dict[str, type[pl.DataType]] = {
@@ -152,12 +152,13 @@ class Speaking:
 
 
 def may_tell(
-    protocol: Fields, src_port: Fields, dst_port: Fields, payload_bytes: Fields, beginning: Fields
+    protocol: Fields, src_port: Fields, dst_port: Fields, payload_bytes: Fields, first: NDArray[np.uint8]
 ) -> Mask:
-    """Whether packets may tell something, by their ports and the first two bytes of their payload."""
-    has_port = _IS_PORT[src_port] | _IS_PORT[dst_port]
+    """Whether packets may tell something, by their ports and the first byte of their payload."""
+    # numpy looks up by its own kind of index several times as fast as by any other.
+    has_port = _IS_PORT[src_port.astype(np.intp)] | _IS_PORT[dst_port.astype(np.intp)]
     is_tcp = protocol == TCP
-    chosen = (is_tcp & _IS_BEGINNING[beginning]) | (has_port & (is_tcp | (protocol == UDP)))
+    chosen = (is_tcp & _IS_FIRST[first.astype(np.intp)]) | (has_port & (is_tcp | (protocol == UDP)))
     return np.asarray(chosen & (payload_bytes >= _LEAST_PAYLOAD))
 
 
@@ -167,8 +168,8 @@ def choose_speaking(
     """Choose packets that may tell something among some, by what `read_fields` gave for these."""
     protocol, payload_bytes = _whole(columns, valid)
     places = np.where(payload_bytes >= _LEAST_PAYLOAD, packets.starts[rows] + columns["payload_offset"], 0)
-    beginning = gather(packets.records, places, np.dtype(">u2"))
-    chosen = may_tell(protocol, columns["src_port"], columns["dst_port"], payload_bytes, beginning)
+    first = packets.records[places]
+    chosen = may_tell(protocol, columns["src_port"], columns["dst_port"], payload_bytes, first)
     src_port, dst_port, offset = (columns[name][chosen] for name in ("src_port", "dst_port", "payload_offset"))
     rows, sizes = rows[chosen], payload_bytes[chosen]
     return Speaking(

@@ -151,8 +151,7 @@ def mask_packets(
             np.concatenate([block.packets.starts[:-1] for block in blocks]).astype(np.int32)
         ),
         "occurred_at": _moments(np.concatenate([block.packets.ts_ns for block in blocks]) // 1000),
-        "captured_bytes": pa.array(records["captured"].astype(np.int32)),
-        "original_bytes": pa.array(records["original"].astype(np.int64)),
+        **_lengths(records["captured"], records["original"]),
         "payload_bytes": _sizes(kinds.payload_bytes),
     }
     for column, name in _NUMBERS.items():
@@ -191,6 +190,16 @@ def _of_blocks(
 
 def _moments(microseconds: NDArray[np.int64]) -> Column:
     return pa.array(microseconds).view(_TIME)
+
+
+def _lengths(captured: NDArray[np.uint32], original: NDArray[np.uint32]) -> dict[str, Column]:
+    """Give what was captured and what was on the wire; most often that is the same, and has the same codes."""
+    short = pa.array(captured.astype(np.int32))
+    if not (captured == original).all():
+        return {"captured_bytes": short, "original_bytes": pa.array(original.astype(np.int64))}
+    coded: Any = short.dictionary_encode()
+    long = pa.DictionaryArray.from_arrays(coded.indices, coded.dictionary.cast(pa.int64()))
+    return {"captured_bytes": coded, "original_bytes": long}
 
 
 def _sizes(sizes: NDArray[np.int32]) -> Column:
