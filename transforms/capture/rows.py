@@ -41,6 +41,7 @@ _NUMBERS = {
     "ttl": "ttl",
     "is_fragment": "is_fragment",
 }
+_LENGTHS = ("captured", "original")
 # Few enough to stay near the processor.
 _JOINED_BYTES = 8 << 20
 _TIME = pa.timestamp("us", tz="UTC")
@@ -143,7 +144,6 @@ def mask_packets(
     are the same for the whole batch.
     """
     of_block = np.repeat(np.arange(len(blocks)), [len(block.packets) for block in blocks])
-    records = np.concatenate([block.packets.headers for block in blocks])
     kinds, rows = headers.kinds, len(of_block)
     columns: dict[str, Column] = _of_blocks(blocks, block_ids, device_tokens, of_block)
     columns |= {
@@ -151,7 +151,7 @@ def mask_packets(
             np.concatenate([block.packets.starts[:-1] for block in blocks]).astype(np.int32)
         ),
         "occurred_at": _moments(np.concatenate([block.packets.ts_ns for block in blocks]) // 1000),
-        **_lengths(records["captured"], records["original"]),
+        **_lengths(*(np.concatenate([block.packets.headers[name] for block in blocks]) for name in _LENGTHS)),
         "payload_bytes": _sizes(kinds.payload_bytes),
     }
     for column, name in _NUMBERS.items():
