@@ -49,9 +49,11 @@ from transforms.tables import (
     arrived_in,
     arrived_in_text,
     constant,
+    distinct_of,
     masked_table,
     quarantine_table,
     raw_table,
+    spread,
     with_arrival,
 )
 
@@ -118,7 +120,9 @@ class Intake:
         spec, sealer = masked_table(contract), self.sealer(tenant)
         with self._steps.holding(tenant, contract.source):
             opened = self._open_raw(contract, sealer, arrived_in(start))
-            masked = self._masked(contract, sealer, opened, commit)
+            # deltalake takes texts, not dictionaries of them.
+            rows = spec.conform(self._masked(contract, sealer, opened, commit)).cast(spec.schema)
+            masked = pl.DataFrame(rows)
             commit = self._steps.covering(commit, tenant, contract.source, masked, self._clock())
             return self._tables.replace(tenant, spec, masked, arrived_in_text(start), commit).rows
 
@@ -269,7 +273,7 @@ class Intake:
     def _mask_chunk(self, batch: Batch, chunk: int, contract: Contract) -> int:
         spec, sealer = masked_table(contract), self.sealer(batch.tenant)
         commit = self._commit(batch, chunk)
-        rows: Prepared | pl.DataFrame | None = self._prepared.take(batch, chunk, spec, sealer)
+        rows: Prepared | pa.Table | None = self._prepared.take(batch, chunk, spec, sealer)
         if rows is None:
             wanted = (
                 (pl.col("received_date") == batch.received_at.date())
@@ -279,30 +283,32 @@ class Intake:
             rows = self._masked(contract, sealer, self._open_raw(contract, sealer, wanted), commit)
         return self._tables.append(batch.tenant, spec, rows, commit).rows
 
-    def _masked(self, contract: Contract, sealer: Sealer, opened: Opened, commit: Commit) -> pl.DataFrame:
+    def _masked(self, contract: Contract, sealer: Sealer, opened: Opened, commit: Commit) -> pa.Table:
         """Make masked rows, and keep what belongs into the vault.
 
         The vault first: a masked token without its cell could not be opened for want of a retry.
         """
-        tenant = sealer.keys.tenant
         Vault(self._home, self._tables, sealer).keep(contract, opened.frame, opened.subject_keys, commit)
         frame = opened.frame
         happened = (
             pl.col(contract.event_time) if contract.event_time else pl.lit(None, pl.Datetime("us", "UTC"))
         )
-        masked = mask_records(frame, contract, sealer.keys.token_keys(contract.domains))
-        placed = frame.select(
-            "event_id",
-            "received_at",
-            "batch_id",
-            "chunk",
-            tenant=pl.lit(tenant),
-            occurred_at=pl.coalesce(happened, "taken_at", "received_at"),
+        placed = place_in_time(
+            frame.select(
+                "event_id",
+                "received_at",
+                "batch_id",
+                "chunk",
+                occurred_at=pl.coalesce(happened, "taken_at", "received_at"),
+            )
         )
-        sealed = self._sealed_columns(contract, sealer, opened)
-        return place_in_time(pl.concat([placed, masked, sealed], how="horizontal")).sort(
-            "occurred_at", maintain_order=True
-        )
+        rows = mask_records(frame, contract, sealer.keys.token_keys(contract.domains))
+        for one in (*placed, *self._sealed_columns(contract, sealer, opened)):
+            rows = rows.append_column(one.name, spread(*distinct_of(one)))
+        rows = rows.append_column("tenant", constant(sealer.keys.tenant, pa.large_string(), rows.num_rows))
+        if placed["occurred_at"].is_sorted():
+            return rows
+        return rows.take(placed["occurred_at"].arg_sort(maintain_order=True).to_arrow())
 
     def _sealed_columns(self, contract: Contract, sealer: Sealer, opened: Opened) -> pl.DataFrame:
         """Seal the fields whose strategy is `seal`, and the undeclared ones, for their subjects."""

@@ -6,6 +6,7 @@ pages all read them. Pure: nothing here touches a table.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.pii.contracts import Contract, Field, Output
 
 TIME = pa.timestamp("us", tz="UTC")
+_SAMPLE_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,56 @@ def constant(value: object, kind: pa.DataType, rows: int) -> pa.Array[Any]:
     """Give a column that holds one value throughout: a dictionary of it."""
     codes: pa.Array[Any] = pa.array(np.zeros(rows, np.int32))
     return pa.DictionaryArray.from_arrays(codes, pa.array([value], kind))
+
+
+def hardly_repeats(values: pa.Array[Any] | pa.ChunkedArray[Any]) -> bool:
+    """Whether most of a column's values are distinct, by a look at the first of them."""
+    sample = values.slice(0, _SAMPLE_ROWS)
+    met = pc.count_distinct(sample).as_py()
+    return estimate_distinct(met, len(sample)) > len(values) // 2 > 0
+
+
+def estimate_distinct(met: int, looked_at: int) -> float:
+    """Estimate how many distinct values there are in all from those among some; equally frequent ones.
+
+    Of n values, looking m times meets n (1 - e^(-m/n)). That rises with n: the n is found by halving.
+    """
+    if met >= looked_at:
+        return math.inf
+    low, high = float(met), float(met * looked_at)
+    while high - low > max(1e-3 * low, 1e-6):
+        middle = (low + high) / 2
+        expected = -middle * math.expm1(-looked_at / middle)
+        low, high = (middle, high) if expected < met else (low, middle)
+    return high
+
+
+def distinct_of(values: pl.Series) -> tuple[pl.Series, pa.Array[Any] | None]:
+    """Give the distinct values of texts that repeat, and the place of each row's among them.
+
+    Shape: a series without nulls, int32 codes with the column's nulls. Other columns come back as they
+    are, without codes. `spread` makes a column of what came of the distinct values.
+    """
+    if values.dtype != pl.String:
+        return values, None
+    texts = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    if hardly_repeats(texts):
+        return values, None
+    encoded = texts.dictionary_encode()
+    return pl.Series(values.name, encoded.dictionary, dtype=pl.String), encoded.indices
+
+
+def spread(values: pl.Series, codes: pa.Array[Any] | None) -> pa.Array[Any]:
+    """Give an Arrow column of values at the places that codes name: a dictionary, where one can be.
+
+    A file's dictionary holds no null, and nothing twice.
+    """
+    column = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    if codes is None:
+        return column
+    if values.dtype == pl.String and not values.null_count() and values.is_unique().all():
+        return pa.DictionaryArray.from_arrays(codes, column)
+    return column.take(codes)
 
 
 def with_arrival(rows: pa.Table, tenant: str, arrival: tuple[datetime, str, int]) -> pa.Table:

@@ -17,7 +17,7 @@ import pytest
 from deltalake import DeltaTable
 
 from stores import delta_files
-from stores.delta_files import estimate_distinct, write_parts
+from stores.delta_files import write_parts
 from stores.tables import Commit, Tables
 from transforms.tables import Column, TableSpec
 
