@@ -133,6 +133,7 @@ class Intake:
         subjects = BatchSubjects(sealer.subjects, ref_key, domain)
         for chunk in cut_chunks(self._pieces(batch, deliveries), batch.chunk_bytes):
             self._seal_chunk(batch, contract, chunk, deliveries, sealer, subjects)
+            del chunk  # before the next one is read
 
     def _pieces(self, batch: Batch, deliveries: dict[int, bytes]) -> Iterator[tuple[int, Piece]]:
         """Read the files that are new; count the others as duplicates, whole."""
@@ -370,7 +371,7 @@ class Intake:
 def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) -> pl.Series:
     """Give every record its id: the name of its message, else by its number in its delivery."""
     key = keys.identity_key("event")
-    files = np.asarray(chunk.files, dtype=np.int64)
+    files = np.frombuffer(chunk.files, np.int64)
     starts = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
     runs = [
         numbered_event_ids(key, deliveries[chunk.files[start]], chunk.records[start:stop])
