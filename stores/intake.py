@@ -234,11 +234,16 @@ class Intake:
         A subject's records come to stand together: one key at a time seals them, their tokens
         compress, and an erasure meets few pages.
         """
-        refs = subjects.refs(as_text(accepted[contract.subject.name]))
+        people, codes = _distinct(as_text(accepted[contract.subject.name]))
+        refs = subjects.refs(people)
         # The first half of a digest is as good to sort by as the whole, and is a number.
-        half = pl.col("subject_ref").bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big")
-        ordered = accepted.with_columns(subject_ref=refs).sort(half, maintain_order=True)
-        distinct, _ = runs_of(ordered["subject_ref"])
+        by_ref = np.argsort(refs.bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big").to_numpy())
+        ranks = np.empty(len(refs), np.uint16 if len(refs) <= 1 << 16 else np.uint32)
+        ranks[by_ref] = np.arange(len(refs))
+        # Of numbers of two bytes, numpy sorts 200,000 in a millisecond.
+        order = np.argsort(ranks[codes], kind="stable")
+        ordered = accepted[order].with_columns(subject_ref=refs.gather(codes[order]))
+        distinct = refs.gather(by_ref).to_list()
         keys = subjects.keys_for(distinct)
         placed = ordered.with_columns(
             received_at=pl.lit(batch.received_at).cast(pl.Datetime("us", "UTC")),
@@ -382,6 +387,12 @@ def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) 
     return (
         ids.scatter(list(chunk.names), named_event_ids(key, list(chunk.names.values()))) if chunk.names else ids
     )
+
+
+def _distinct(texts: pl.Series) -> tuple[pl.Series, np.ndarray]:
+    """Give the distinct values of texts, none of them null, and which of them each row has."""
+    encoded = texts.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
+    return pl.Series(encoded.dictionary, dtype=pl.String), encoded.indices.to_numpy()
 
 
 def _in_order(payloads: list[bytes], rows: np.ndarray) -> Iterator[bytes]:
