@@ -125,10 +125,10 @@ def constant(value: object, kind: pa.DataType, rows: int) -> pa.Array[Any]:
     return pa.DictionaryArray.from_arrays(codes, pa.array([value], kind))
 
 
-def hardly_repeats(values: pa.Array[Any] | pa.ChunkedArray[Any]) -> bool:
+def hardly_repeats(values: pa.Array[Any] | pa.ChunkedArray[Any] | pl.Series) -> bool:
     """Whether most of a column's values are distinct, by a look at the first of them."""
-    sample = values.slice(0, _SAMPLE_ROWS)
-    met = pc.count_distinct(sample).as_py()
+    sample = values[:_SAMPLE_ROWS]
+    met = sample.n_unique() if isinstance(sample, pl.Series) else pc.count_distinct(sample).as_py()
     return estimate_distinct(met, len(sample)) > len(values) // 2 > 0
 
 
@@ -153,12 +153,11 @@ def distinct_of(values: pl.Series) -> tuple[pl.Series, pa.Array[Any] | None]:
     Shape: a series without nulls, int32 codes with the column's nulls. Other columns come back as they
     are, without codes. `spread` makes a column of what came of the distinct values.
     """
-    if values.dtype != pl.String:
+    if values.dtype != pl.String or hardly_repeats(values):
         return values, None
-    texts = values.to_arrow(compat_level=pl.CompatLevel.oldest())
-    if hardly_repeats(texts):
-        return values, None
-    encoded = texts.dictionary_encode()
+    if (values == values[:1]).all(ignore_nulls=False):
+        return values[:1], pa.array(np.zeros(len(values), np.int32))
+    encoded = values.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
     return pl.Series(values.name, encoded.dictionary, dtype=pl.String), encoded.indices
 
 
