@@ -314,7 +314,7 @@ class Intake:
         rows = rows.append_column("tenant", constant(sealer.keys.tenant, pa.large_string(), rows.num_rows))
         if placed["occurred_at"].is_sorted():
             return rows
-        return rows.take(placed["occurred_at"].arg_sort(maintain_order=True).to_arrow())
+        return rows.take(np.argsort(placed["occurred_at"].to_physical().to_numpy(), kind="stable"))
 
     def _sealed_columns(self, contract: Contract, sealer: Sealer, opened: Opened) -> pl.DataFrame:
         """Seal the fields whose strategy is `seal`, and the undeclared ones, for their subjects."""

@@ -25,7 +25,7 @@ ROW = "_row"
 UNKNOWN = "_unknown"
 # Records that are decoded without looking at each: one bad record slows down only these, and what
 # was decoded is read while it is still near the processor.
-_STEP = 2048
+_STEP = 4096
 
 _UNDECODABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
 _TYPES: dict[str, tuple[Any, pl.DataType]] = {

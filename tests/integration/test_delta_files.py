@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from stores import delta_files
 from stores.delta_files import write_parts
 from stores.tables import Commit, Tables
-from transforms.tables import Column, TableSpec
+from transforms.tables import Column, TableSpec, estimate_distinct
 
 TIME = pa.timestamp("us", tz="UTC")
 SPEC = TableSpec(
