@@ -345,8 +345,7 @@ class BatchSubjects:
         unread = [ref for ref in refs if ref not in self._keys]
         if len(self._keys) + len(unread) > _KEPT:
             self._keys, unread = {}, list(refs)
-        if unread:
-            self._keys |= self._subjects.keys_for(unread)
+        self._keys |= self._subjects.keys_for(unread)
         return {ref: self._keys[ref] for ref in refs if ref in self._keys}
 
 

@@ -205,7 +205,7 @@ def test_a_lost_row_blocks_the_marts(stage: Stage, monkeypatch: pytest.MonkeyPat
     from stores.intake import Intake
 
     original = Intake._masked
-    monkeypatch.setattr(Intake, "_masked", lambda *arguments: original(*arguments).head(2))
+    monkeypatch.setattr(Intake, "_masked", lambda *arguments: original(*arguments).slice(0, 2))
     result = stage.run(stage.land(lines(3)))
     assert not result.success
     assert {one.check_name for one in result.get_asset_check_evaluations() if not one.passed} == {
