@@ -57,6 +57,7 @@ from transforms.tables import (
     with_arrival,
 )
 
+# As many records as are sealed at once.
 _LOOKED_UP = 512
 
 
