@@ -9,7 +9,6 @@ Source: the Delta transaction protocol, "Add File" and "Per-file Statistics".
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from transforms.coding import hardly_repeats
 from transforms.parquet import write_file
 from transforms.tables import TableSpec
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _DICTIONARY_BYTES = 16 << 20
 _LARGE_PAGE_BYTES = 64 << 10
-_SAMPLE_ROWS = 4096
 # What an append leaves is merged if it is smaller than this, into files of at most that; both bound
 # the memory that it takes.
 _SMALL_BYTES = 16 << 20
@@ -218,7 +217,7 @@ def _writing_options(spec: TableSpec, rows: pa.Table) -> dict[str, Any]:
         "compression_level": 1 if spec.compression == "ZSTD" else None,
         # Of few large rows nothing repeats often enough: a dictionary is a page more to write and to read.
         "use_dictionary": [name for name in names if name not in plain] if not spec.row_group_rows else False,
-        "column_encoding": dict.fromkeys(spec.rising, "DELTA_BINARY_PACKED") or None,
+        "column_encoding": _encodings(spec) or None,
         # Some thousand tokens to a column; past the limit each row would hold its own in full.
         "dictionary_pagesize_limit": _DICTIONARY_BYTES,
         # A file's own statistics would show tokens that the log does not.
@@ -230,29 +229,20 @@ def _writing_options(spec: TableSpec, rows: pa.Table) -> dict[str, Any]:
     }
 
 
+def _encodings(spec: TableSpec) -> dict[str, str]:
+    """Give encodings of their own: of texts to compress, lengths apart halve what compression takes."""
+    encodings = dict.fromkeys(spec.rising, "DELTA_BINARY_PACKED")
+    if spec.compression == "ZSTD":
+        texts = (one.name for one in spec.columns if one.is_unique and one.type == pa.large_string())
+        encodings |= dict.fromkeys(texts, "DELTA_LENGTH_BYTE_ARRAY")
+    return encodings
+
+
 def _mostly_distinct(rows: pa.Table) -> Iterator[str]:
-    """Name the texts that hardly repeat, by a sample: a dictionary of them costs twice, and saves nothing."""
+    """Name the texts that hardly repeat: a dictionary of them costs twice, and saves nothing."""
     for field in rows.schema:
-        if pa.types.is_large_string(field.type):
-            sample = rows[field.name].slice(0, _SAMPLE_ROWS)
-            met = pc.count_distinct(sample).as_py()
-            if estimate_distinct(met, len(sample)) > rows.num_rows // 2 > 0:
-                yield field.name
-
-
-def estimate_distinct(met: int, looked_at: int) -> float:
-    """Estimate how many distinct values there are in all from those among some; equally frequent ones.
-
-    Of n values, looking m times meets n (1 - e^(-m/n)). That rises with n: the n is found by halving.
-    """
-    if met >= looked_at:
-        return math.inf
-    low, high = float(met), float(met * looked_at)
-    while high - low > max(1e-3 * low, 1e-6):
-        middle = (low + high) / 2
-        expected = -middle * math.expm1(-looked_at / middle)
-        low, high = (middle, high) if expected < met else (low, middle)
-    return high
+        if pa.types.is_large_string(field.type) and hardly_repeats(rows[field.name]):
+            yield field.name
 
 
 def _partition_texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,11 @@ class Sealer:
         self,
         table: str,
         column: str,
-        values: Sequence[bytes | memoryview],
+        values: Iterable[bytes | memoryview],
         subject_keys: Sequence[bytes],
         runs: Sequence[int],
         record_ids: Octets,
-    ) -> pa.Array[Any]:
+    ) -> pa.ChunkedArray[Any]:
         """Seal as `seal_for_subjects` does, into an Arrow column.
 
         Each subject's key seals a run of so many values. Record ids are a row of 16 bytes each.

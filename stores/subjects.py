@@ -75,7 +75,8 @@ class SubjectKeys:
         """
         with self._opened() as database:
             found = self._wrapped(database, refs)
-            if missing := sorted(set(refs) - found.keys()):
+            # Whoever asks in order pays no sorting.
+            if missing := sorted(ref for ref in dict.fromkeys(refs) if ref not in found):
                 self._insert(database, missing)
                 found |= self._wrapped(database, missing)
         return self._unwrapped({ref: wrapped for ref, wrapped in found.items() if wrapped is not None})

@@ -6,8 +6,11 @@ files make one commit and one huge file makes several. The same files give the s
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from transforms.notifications import FAULT_REASONS
 from transforms.records import Damage, Piece, is_message, open_message
@@ -24,6 +27,11 @@ class Fault:
     content: bytes | None
 
 
+def _numbers() -> array[int]:
+    """Give an array without a Python object for each number."""
+    return array("q")
+
+
 @dataclass
 class Chunk:
     """Records with their places. Shape: the lists run in parallel, an entry for each record.
@@ -35,9 +43,9 @@ class Chunk:
 
     number: int
     payloads: list[bytes] = field(default_factory=list)
-    files: list[int] = field(default_factory=list)
-    records: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
+    files: array[int] = field(default_factory=_numbers)
+    records: array[int] = field(default_factory=_numbers)
+    offsets: array[int] = field(default_factory=_numbers)
     names: dict[int, str] = field(default_factory=dict)
     received_ms: dict[int, int] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
@@ -77,9 +85,9 @@ def _add(chunk: Chunk, file: int, piece: Piece, in_messages: bool) -> None:
             _add_message(chunk, file, number, offset, payload)
     else:
         chunk.payloads += piece.payloads
-        chunk.files += [file] * len(numbers)
-        chunk.records += numbers
-        chunk.offsets += piece.offsets
+        chunk.files.extend(array("q", [file]) * len(numbers))
+        chunk.records.frombytes(np.arange(numbers.start, numbers.stop).tobytes())
+        chunk.offsets.extend(piece.offsets)
     chunk.size_bytes += sum(map(len, piece.payloads))
     if piece.damage is not None:
         _add_damage(chunk, file, piece.first + len(piece.payloads), piece.damage)

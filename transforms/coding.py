@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Column: TypeAlias = "pa.Array[Any]"
 Codes: TypeAlias = "npt.NDArray[Any]"
+
+_SAMPLE_ROWS = 4096
 
 
 def constant(value: object, kind: pa.DataType, rows: int) -> Column:
@@ -45,3 +50,52 @@ def _coded(codes: Codes, valid: Codes | None, distinct: Column) -> Column:
     buffers = [bitmap, pa.py_buffer(codes.data)]
     numbers: Any = pa.Array.from_buffers(pa.from_numpy_dtype(codes.dtype), len(codes), buffers)
     return pa.DictionaryArray.from_arrays(numbers, distinct)
+
+
+def hardly_repeats(values: pa.Array[Any] | pa.ChunkedArray[Any] | pl.Series) -> bool:
+    """Whether most of a column's values are distinct, by a look at the first of them."""
+    sample = values[:_SAMPLE_ROWS]
+    met = sample.n_unique() if isinstance(sample, pl.Series) else pc.count_distinct(sample).as_py()
+    return estimate_distinct(met, len(sample)) > len(values) // 2 > 0
+
+
+def estimate_distinct(met: int, looked_at: int) -> float:
+    """Estimate how many distinct values there are in all from those among some; equally frequent ones.
+
+    Of n values, looking m times meets n (1 - e^(-m/n)). That rises with n: the n is found by halving.
+    """
+    if met >= looked_at:
+        return math.inf
+    low, high = float(met), float(met * looked_at)
+    while high - low > max(1e-3 * low, 1e-6):
+        middle = (low + high) / 2
+        expected = -middle * math.expm1(-looked_at / middle)
+        low, high = (middle, high) if expected < met else (low, middle)
+    return high
+
+
+def distinct_of(values: pl.Series) -> tuple[pl.Series, pa.Array[Any] | None]:
+    """Give the distinct values of texts that repeat, and the place of each row's among them.
+
+    Shape: a series without nulls, int32 codes with the column's nulls. Other columns come back as they
+    are, without codes. `back_to_rows` makes a column of what came of the distinct values.
+    """
+    if values.dtype != pl.String or hardly_repeats(values):
+        return values, None
+    if (values == values[:1]).all(ignore_nulls=False):
+        return values[:1], pa.array(np.zeros(len(values), np.int32))
+    encoded = values.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
+    return pl.Series(values.name, encoded.dictionary, dtype=pl.String), encoded.indices
+
+
+def back_to_rows(values: pl.Series, codes: pa.Array[Any] | None) -> pa.Array[Any]:
+    """Give an Arrow column of values at the places that codes name: a dictionary, where one can be.
+
+    A file's dictionary holds no null, and nothing twice.
+    """
+    column = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    if codes is None:
+        return column
+    if values.dtype == pl.String and not values.null_count() and values.is_unique().all():
+        return pa.DictionaryArray.from_arrays(codes, column)
+    return column.take(codes)

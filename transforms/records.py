@@ -7,7 +7,8 @@ not dropped: `Damage` carries the rest of the bytes and the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, BinaryIO, NamedTuple
 
@@ -35,7 +36,7 @@ class Piece:
 
     first: int
     payloads: list[bytes]
-    offsets: list[int]
+    offsets: Sequence[int]
     damage: Damage | None = None
 
 
@@ -104,20 +105,19 @@ def _line_pieces(head: bytes, blocks: Iterator[bytes]) -> Iterator[Piece]:
 
 def _cut_lines(cursor: _Cursor, cut: int) -> Piece:
     """Cut whole lines off the buffer; only where blanks surround a record is each looked at."""
-    text = cursor.buffer[:cut]
-    lines = text[:-1].split(b"\n")
-    octets = np.frombuffer(text, np.uint8)
+    octets = np.frombuffer(cursor.buffer, np.uint8, cut)
+    *lines, rest = cursor.buffer.split(b"\n")
     ends = np.flatnonzero(octets == ord("\n"))
     starts = np.append(0, ends[:-1] + 1)
-    offsets = (starts + cursor.offset).tolist()
+    offsets = array("q", (starts + cursor.offset).tobytes())
     # An empty line begins with the blank that ends it.
     if (_IS_BLANK[octets[starts]] | _IS_BLANK[octets[ends - 1]]).any():
         kept = [_stripped(line, at) for line, at in zip(lines, offsets, strict=True)]
-        lines, offsets = [line for line, _ in kept if line], [at for line, at in kept if line]
+        lines, offsets = [line for line, _ in kept if line], array("q", [at for line, at in kept if line])
     piece = Piece(cursor.number, lines, offsets)
     cursor.number += len(lines)
     cursor.offset += cut
-    cursor.buffer = cursor.buffer[cut:]
+    cursor.buffer = rest
     return piece
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from assets.batches import UnexpectedError, scrubbed
@@ -156,13 +157,18 @@ def built(stage: Stage, result: dg.ExecuteInProcessResult) -> set[str]:
     }
 
 
+def replaced(rows: pa.Table, name: str, value: str) -> pa.Table:
+    """The rows with one value in all of a column."""
+    return rows.set_column(rows.column_names.index(name), name, pa.repeat(value, rows.num_rows))
+
+
 def test_a_readable_value_in_masked_rows_blocks_the_marts(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     import stores.intake
 
     original = stores.intake.mask_records
 
-    def leaking(frame: pl.DataFrame, *more: Any) -> pl.DataFrame:
-        return original(frame, *more).with_columns(device_type=pl.lit(ALICE))
+    def leaking(frame: pl.DataFrame, *more: Any) -> pa.Table:
+        return replaced(original(frame, *more), "device_type", ALICE)
 
     monkeypatch.setattr(stores.intake, "mask_records", leaking)
     batches = stage.land(lines(3))
@@ -184,8 +190,8 @@ def test_a_token_of_a_foreign_key_blocks_the_marts(stage: Stage, monkeypatch: py
     original = stores.intake.mask_records
     foreign = "AQAAAAB" + "x" * 41
 
-    def forging(frame: pl.DataFrame, *more: Any) -> pl.DataFrame:
-        return original(frame, *more).with_columns(ip_token=pl.lit(foreign))
+    def forging(frame: pl.DataFrame, *more: Any) -> pa.Table:
+        return replaced(original(frame, *more), "ip_token", foreign)
 
     monkeypatch.setattr(stores.intake, "mask_records", forging)
     result = stage.run(stage.land(lines(2)))
@@ -199,7 +205,7 @@ def test_a_lost_row_blocks_the_marts(stage: Stage, monkeypatch: pytest.MonkeyPat
     from stores.intake import Intake
 
     original = Intake._masked
-    monkeypatch.setattr(Intake, "_masked", lambda *arguments: original(*arguments).head(2))
+    monkeypatch.setattr(Intake, "_masked", lambda *arguments: original(*arguments).slice(0, 2))
     result = stage.run(stage.land(lines(3)))
     assert not result.success
     assert {one.check_name for one in result.get_asset_check_evaluations() if not one.passed} == {

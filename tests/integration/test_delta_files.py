@@ -17,8 +17,9 @@ import pytest
 from deltalake import DeltaTable
 
 from stores import delta_files
-from stores.delta_files import estimate_distinct, write_parts
+from stores.delta_files import write_parts
 from stores.tables import Commit, Tables
+from transforms.coding import estimate_distinct
 from transforms.tables import Column, TableSpec
 
 TIME = pa.timestamp("us", tz="UTC")

@@ -117,10 +117,11 @@ def test_columns_that_do_not_run_in_parallel_are_no_columns():
     with pytest.raises(ValueError, match="zip"):
         seal_many([SHORT, SHORT], [KEY, KEY], KEY_ID, bytes(12), PLACE.of_each([RECORD, RECORD]))
 
-    for keys, nonces, ids in ((1, 24, 2), (3, 24, 2), (2, 12, 2), (2, 24, 1)):
-        with pytest.raises(ValueError, match=r"parallel|zip"):
+    cases = ((2, 1, 24, 2), (2, 3, 24, 2), (2, 2, 12, 2), (2, 2, 24, 1), (1, 2, 24, 2), (3, 2, 24, 2))
+    for values, keys, nonces, ids in cases:
+        with pytest.raises(ValueError, match=r"parallel|zip|more values"):
             seal_column(
-                [SHORT, SHORT],
+                [SHORT] * values,
                 [KEY] * keys,
                 [1] * keys,
                 KEY_ID,

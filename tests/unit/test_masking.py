@@ -3,9 +3,9 @@
 import datetime as dt
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from transforms.pii import masking
 from transforms.pii.canonical import canonicalise
 from transforms.pii.contracts import Contract, Field, Output
 from transforms.pii.masking import mask_records, place_in_time
@@ -36,7 +36,13 @@ def masked(
     dtype = pl.Int64 if logical_type == "integer" else pl.String
     unknown = pl.Series("_unknown", [None] * len(values), dtype=pl.Binary)
     frame = pl.DataFrame([pl.Series("it", values, dtype=dtype), unknown])
-    return mask_records(frame, one_field(*outputs, logical_type=logical_type, **options), {"it": KEY})
+    made = mask_records(frame, one_field(*outputs, logical_type=logical_type, **options), {"it": KEY})
+    return pl.DataFrame([plain(name, made[name]) for name in made.column_names])
+
+
+def plain(name: str, column: pa.ChunkedArray) -> pl.Series:
+    kind = column.type
+    return pl.Series(name, column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column)
 
 
 def test_a_token_opens_and_a_hash_joins_it():
@@ -48,11 +54,22 @@ def test_a_token_opens_and_a_hash_joins_it():
 @pytest.mark.parametrize(
     "values", [[], ["a"], [None, None, "a", "a", "a", "b", "b"], ["a"] * 5, [None] * 4, ["a", None, None, None]]
 )
-def test_tokens_of_runs_are_those_of_the_values(values):
-    column = pl.Series("ip", values, dtype=pl.String)
-    for keep in (True, False):
-        wanted = encrypt_column(column, KEY, keep_ciphertext=keep)
-        assert masking._tokens(column, KEY, keep).to_list() == wanted.to_list()
+def test_tokens_of_what_repeats_are_those_of_the_values(values):
+    column = pl.Series("it", values, dtype=pl.String)
+    made = masked(values, Output("token"), Output("hash"))
+    assert made["it_token"].to_list() == encrypt_column(column, KEY).to_list()
+    assert made["it_hash"].to_list() == encrypt_column(column, KEY, keep_ciphertext=False).to_list()
+
+
+def test_what_repeats_is_a_dictionary_only_where_its_values_are_distinct_and_there():
+    addresses = ["192.0.2.7", "192.0.2.8", "2001:db8::1", None] * 5
+    frame = pl.DataFrame({"it": addresses, "_unknown": pl.Series([None] * 20, dtype=pl.Binary)})
+    outputs = (Output("token"), Output("truncate", "net24"), Output("truncate", "net48"))
+    made = mask_records(frame, one_field(*outputs), {"it": KEY})
+    assert pa.types.is_dictionary(made["it_token"].type)
+    assert not pa.types.is_dictionary(made["it_net24"].type)
+    assert made["it_net24"].to_pylist() == ["192.0.2.0/24", "192.0.2.0/24", None, None] * 5
+    assert made["it_net48"].to_pylist() == [None, None, "2001:db8::/48", None] * 5
 
 
 def test_drop_leaves_no_column_and_redact_no_value():

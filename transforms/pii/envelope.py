@@ -10,7 +10,7 @@ caller: pure code has no randomness of its own, and golden vectors need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby, islice, repeat, starmap
 from operator import add, call, itemgetter
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ import pyarrow as pa
 from transforms.errors import DecryptionError
 from transforms.pii.ciphers import (
     GCM_NONCE_BYTES,
+    GCM_TAG_BYTES,
     WRONG_TAG,
     gcm_decrypt,
     gcm_decryptor,
@@ -35,7 +36,8 @@ Octets: TypeAlias = npt.NDArray[np.uint8]
 VERSION = 1
 COMPRESSED = 1
 HEADER_BYTES = 6
-_HEAD_BYTES = HEADER_BYTES + GCM_NONCE_BYTES
+# What an envelope has around its ciphertext.
+_AROUND_BYTES = HEADER_BYTES + GCM_NONCE_BYTES + GCM_TAG_BYTES
 # Below this, zstd's frame eats what it saves.
 COMPRESS_FROM = 1024
 # What surrounds so many values is put together at once; it stays near the processor until it is used.
@@ -97,44 +99,59 @@ def seal_many(
 
 
 def seal_column(
-    plaintexts: Sequence[bytes | memoryview],
+    plaintexts: Iterable[bytes | memoryview],
     keys: Iterable[bytes],
     runs: Sequence[int],
     key_id: bytes,
     nonces: bytes,
     place: Place,
     record_ids: Octets,
-) -> pa.Array[Any]:
+) -> pa.ChunkedArray[Any]:
     """Seal a column as `seal_many` does: each key seals a run of so many values.
 
-    Shape: `nonces` holds 12 bytes a value, `record_ids` a row of 16; large_binary out. Values are looked
-    at when their turn comes, and once: they lie anywhere in memory.
+    Shape: `nonces` holds 12 bytes a value, `record_ids` a row of 16; large_binary out. Values are taken
+    when their turn comes, and once: they lie anywhere in memory.
+    Raises: ValueError where the parts do not run in parallel.
     """
     count = len(record_ids)
-    if not len(plaintexts) == sum(runs) == count or len(nonces) != GCM_NONCE_BYTES * count:
-        raise ValueError("values, runs, nonces and record ids do not run in parallel")
+    if sum(runs) != count or len(nonces) != GCM_NONCE_BYTES * count:
+        raise ValueError("runs, nonces and record ids do not run in parallel")
     each = np.frombuffer(nonces, np.uint8).reshape(count, GCM_NONCE_BYTES)
-    begun = np.frombuffer(place.begin(16), np.uint8)
+    begun = np.frombuffer(write_header(0, key_id) + place.begin(16), np.uint8)
     # One key is set up at a time, when its run begins.
     encryptors = chain.from_iterable(map(repeat, map(gcm_encryptor, keys), runs))
-    blocks, sizes = [], [np.zeros(1, np.int64)]
-    for start in range(0, count, _STEP):
-        ids, own = record_ids[start : start + _STEP], each[start : start + _STEP]
-        flags, bodies = _flagged(plaintexts[start : start + _STEP])
-        heads = np.empty((len(ids), _HEAD_BYTES), np.uint8)
-        heads[:, 0], heads[:, 1], heads[:, 2:6] = VERSION, flags, np.frombuffer(key_id, np.uint8)
-        heads[:, HEADER_BYTES:] = own
-        shared = np.broadcast_to(begun, (len(ids), len(begun)))
-        associated = _rows_of(heads[:, :HEADER_BYTES], shared, ids)
-        # C makes the calls: a loop that puts each call together costs 0.5 us a value beside its 1.2.
-        calls = zip(islice(encryptors, len(ids)), _rows_of(own), bodies, associated, strict=True)
-        sealed = list(starmap(call, calls))
-        parts = [b""] * (2 * len(sealed))
-        parts[0::2], parts[1::2] = _rows_of(heads), sealed
-        blocks.append(b"".join(parts))
-        sizes.append(np.fromiter(map(len, sealed), np.int64, len(sealed)) + _HEAD_BYTES)
-    offsets = np.cumsum(np.concatenate(sizes))
-    buffers = [None, pa.py_buffer(offsets.data), pa.py_buffer(b"".join(blocks))]
+    steps = [slice(start, start + _STEP) for start in range(0, count, _STEP)]
+    coming = iter(plaintexts)
+    sealed = [
+        _sealed_step(list(islice(coming, _STEP)), encryptors, each[at], begun, record_ids[at]) for at in steps
+    ]
+    if next(coming, None) is not None:
+        raise ValueError("there are more values than record ids")
+    return pa.chunked_array(sealed, pa.large_binary())
+
+
+def _sealed_step(
+    plaintexts: list[bytes | memoryview],
+    encryptors: Iterator[Callable[[bytes, bytes | memoryview, bytes], bytes]],
+    nonces: Octets,
+    begun: Octets,
+    record_ids: Octets,
+) -> pa.Array[Any]:
+    """Seal the values of a step; `begun` is what their associated data begin with, flags left at 0."""
+    # Copied at once, they are fetched many at a time; each call by itself would wait for its own.
+    b"".join(plaintexts)
+    count = len(record_ids)
+    flags, bodies, sizes = _flagged(plaintexts)
+    associated = np.hstack((np.broadcast_to(begun, (count, len(begun))), record_ids))
+    associated[:, 1] = flags
+    # C makes the calls: a loop that puts each call together costs 0.5 us a value beside its 1.2.
+    calls = zip(islice(encryptors, count), _rows_of(nonces), bodies, _rows_of(associated), strict=True)
+    parts = [b""] * (2 * count)
+    parts[0::2] = _rows_of(associated[:, :HEADER_BYTES], nonces)
+    parts[1::2] = starmap(call, calls)
+    offsets = np.zeros(count + 1, np.int64)
+    np.cumsum(sizes + _AROUND_BYTES, out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets.data), pa.py_buffer(b"".join(parts))]
     return pa.Array.from_buffers(pa.large_binary(), count, buffers)
 
 
@@ -145,18 +162,26 @@ def _rows_of(*parts: Octets) -> list[bytes]:
     return found
 
 
-def _flagged(plaintexts: Sequence[bytes | memoryview]) -> tuple[Octets | int, Sequence[bytes | memoryview]]:
-    """Give the flags and bodies; where every value is short, without a look at each."""
-    if max(map(len, plaintexts), default=0) < COMPRESS_FROM:
-        return 0, plaintexts
+def _flagged(
+    plaintexts: Sequence[bytes | memoryview],
+) -> tuple[Octets | int, Sequence[bytes | memoryview], npt.NDArray[np.int64]]:
+    """Give the flags, the bodies and how long those are; where every value is short, without a look at each."""
+    sizes = _sizes(plaintexts)
+    if sizes.max(initial=0) < COMPRESS_FROM:
+        return 0, plaintexts, sizes
     packed = [_compressed(plaintext) for plaintext in plaintexts]
-    return np.array([flags for flags, _ in packed], np.uint8), [body for _, body in packed]
+    bodies = [body for _, body in packed]
+    return np.array([flags for flags, _ in packed], np.uint8), bodies, _sizes(bodies)
+
+
+def _sizes(values: Sequence[bytes | memoryview]) -> npt.NDArray[np.int64]:
+    return np.fromiter(map(len, values), np.int64, len(values))
 
 
 def _prepared(
     plaintexts: Sequence[bytes | memoryview], key_id: bytes
 ) -> tuple[Sequence[bytes], Sequence[bytes | memoryview]]:
-    flags, bodies = _flagged(plaintexts)
+    flags, bodies, _ = _flagged(plaintexts)
     each = [flags] * len(bodies) if isinstance(flags, int) else flags.tolist()
     return [write_header(one, key_id) for one in each], bodies
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from binascii import hexlify, unhexlify
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -107,7 +108,7 @@ def event_id_rows(event_ids: pl.Series) -> npt.NDArray[np.uint8]:
     digits = np.empty((len(texts), 32), np.uint8)
     for start, stop, first in _GROUPS:
         digits[:, first : first + stop - start] = octets[:, start:stop]
-    packed = np.frombuffer(bytes.fromhex(digits.tobytes().decode()), np.uint8)
+    packed = np.frombuffer(unhexlify(digits.data), np.uint8)
     return packed.reshape(-1, 16)
 
 
@@ -140,7 +141,7 @@ def _uuid_texts(digests: np.ndarray) -> pl.Series:
     digests[:, 6] = (digests[:, 6] & 0x0F) | 0x80
     digests[:, 8] = (digests[:, 8] & 0x3F) | 0x80
     count = len(digests)
-    digits = np.frombuffer(digests.tobytes().hex().encode(), np.uint8).reshape(count, 32)
+    digits = np.frombuffer(hexlify(digests.data), np.uint8).reshape(count, 32)
     texts = np.full((count, 36), ord("-"), np.uint8)
     for start, stop, first in _GROUPS:
         texts[:, start:stop] = digits[:, first : first + stop - start]

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from transforms.coding import back_to_rows, distinct_of
 from transforms.parsing import UNKNOWN
-from transforms.pii import siv
 from transforms.pii.contracts import Contract, Field, Output
-from transforms.pii.identities import starts_of_runs
-from transforms.pii.siv import SivKey
+from transforms.pii.siv import SivKey, encrypt_column
 
 REDACTED = "[redacted]"
 # An event this far from its arrival says more about a clock than about the event (decision 9).
@@ -23,21 +25,23 @@ OLDEST = pl.duration(days=30)
 NEWEST = pl.duration(hours=1)
 
 
-def mask_records(frame: pl.DataFrame, contract: Contract, keys: Mapping[str, SivKey]) -> pl.DataFrame:
-    """Make the masked columns of checked records.
+def mask_records(frame: pl.DataFrame, contract: Contract, keys: Mapping[str, SivKey]) -> pa.Table:
+    """Make the masked columns of checked records; of values that repeat, each is masked once.
 
     Shape: `frame` has the contract's fields in canonical form; the result has a row for each, with
     the columns that `Output.column` names, in the contract's order, then `unknown_count`. Nulls stay
-    null. `keys` maps each join domain to its token key.
+    null; texts that repeat are dictionaries. `keys` maps each join domain to its token key.
     """
-    columns: list[pl.Series] = []
+    columns: dict[str, pa.Array[Any]] = {}
     for declared in contract.fields:
         if declared.name == contract.event_time:
             continue
+        values, codes = distinct_of(frame[declared.name])
         for output in declared.outputs:
-            columns += _masked(frame[declared.name], declared, output, keys)
+            made = _masked(values, declared, output, keys)
+            columns |= {one.name: back_to_rows(one, codes) for one in made}
     unknown = frame[UNKNOWN].is_not_null().cast(pl.Int32)
-    return pl.DataFrame([*columns, unknown.alias("unknown_count")])
+    return pa.table({**columns, "unknown_count": unknown.to_arrow()})
 
 
 def _masked(values: pl.Series, declared: Field, output: Output, keys: Mapping[str, SivKey]) -> list[pl.Series]:
@@ -48,7 +52,7 @@ def _masked(values: pl.Series, declared: Field, output: Output, keys: Mapping[st
         case "token" | "vault" | "hash":
             key = keys[str(declared.domain)]
             keep = output.strategy == "token"
-            return [_tokens(as_text(values), key, keep).alias(name)]
+            return [encrypt_column(as_text(values), key, keep_ciphertext=keep).alias(name)]
         case "truncate" | "generalise":
             return [_COARSE[str(output.detail)](values).alias(name)]
         case "redact":
@@ -56,16 +60,6 @@ def _masked(values: pl.Series, declared: Field, output: Output, keys: Mapping[st
             return [pl.select(shown).to_series()]
         case _:
             return []
-
-
-def _tokens(values: pl.Series, key: SivKey, keep_ciphertext: bool) -> pl.Series:
-    """Make tokens; of values that stand together in runs, as a subject's do, one for each run."""
-    starts = starts_of_runs(values)
-    if len(starts) * 2 > len(values):
-        return siv.encrypt_column(values, key, keep_ciphertext=keep_ciphertext)
-    made = siv.encrypt_column(values.gather(starts), key, keep_ciphertext=keep_ciphertext)
-    lengths = np.diff(starts, append=len(values))
-    return made.gather(np.repeat(np.arange(len(made)), lengths))
 
 
 def as_text(values: pl.Series) -> pl.Series:
@@ -84,8 +78,11 @@ def _derived(values: pl.Series, declared: Field) -> list[pl.Series]:
 
 def _net24(values: pl.Series) -> pl.Series:
     """Give the /24 of an IPv4 address; null for IPv6."""
-    network = values.str.strip_chars_end("0123456789") + "0/24"
-    return network.set(_is_ipv6(values), None)
+    # Arrow trims in a sixth of the time.
+    begun = pc.ascii_rtrim(values.to_arrow(compat_level=pl.CompatLevel.oldest()), characters="0123456789")
+    network = pl.Series(begun, dtype=pl.String) + "0/24"
+    is_ipv6 = _is_ipv6(values)
+    return network.set(is_ipv6, None) if is_ipv6.any() else network
 
 
 def _net48(values: pl.Series) -> pl.Series:
@@ -100,6 +97,10 @@ def _net48(values: pl.Series) -> pl.Series:
 
 def _is_ipv6(values: pl.Series) -> pl.Series:
     """Tell IPv6 from IPv4 in canonical form; a null is neither."""
+    texts = values.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()[2]
+    if texts is None or not (np.frombuffer(memoryview(texts), np.uint8) == ord(":")).any():
+        # A look at all bytes at once takes a tenth of one at each value.
+        return pl.Series([False]).new_from_index(0, len(values))
     return values.str.contains(":", literal=True).fill_null(False)
 
 
