@@ -10,7 +10,7 @@ delta encoding), version 1 of data pages.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -23,14 +23,16 @@ import pyarrow.compute as pc
 from transforms.coding import Codes, smallest_kind
 from transforms.thrift import Value, binary, boolean, int32, int64, listing, structure, varint, zigzag
 
+Octets: TypeAlias = "bytes | memoryview"
 Mask: TypeAlias = "npt.NDArray[np.bool_]"
 
 # A page holds a column of so many rows: what is read at once should not be more.
 GROUP_ROWS = 1 << 20
 _MAGIC, _MAKER = b"PAR1", b"lockhouse"
-_BOOLEAN, _INT32, _INT64, _TEXT = 0, 1, 2, 6
-_PLAIN, _RLE, _DELTA, _CODES = 0, 3, 5, 8
-_AS_IT_IS, _ZSTD = 0, 6
+_BOOLEAN, _INT32, _INT64, _DOUBLE, _OCTETS = 0, 1, 2, 5, 6
+_PLAIN, _RLE, _DELTA, _LENGTHS, _CODES = 0, 3, 5, 6, 8
+_AS_IT_IS, _ZSTD, _LEVEL = 0, 6, 1
+_AT_ONCE = 128 << 10
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
 _REQUIRED, _OPTIONAL = 0, 1
 _NOTHING = structure({})
@@ -42,14 +44,16 @@ _KINDS: dict[pa.DataType, tuple[int, dict[int, Value]]] = {
     pa.int64(): (_INT64, {}),
     pa.date32(): (_INT32, {6: int32(6), 10: structure({6: _NOTHING})}),
     pa.timestamp("us", tz="UTC"): (_INT64, {6: int32(10), 10: structure({8: _MICROSECONDS_UTC})}),
-    pa.large_string(): (_TEXT, {6: int32(0), 10: structure({1: _NOTHING})}),
+    pa.float64(): (_DOUBLE, {}),
+    pa.large_binary(): (_OCTETS, {}),
+    pa.large_string(): (_OCTETS, {6: int32(0), 10: structure({1: _NOTHING})}),
 }
 _BETWEEN = pa.scalar(b"", pa.large_binary())
 _WIDTHS = {_INT32: np.dtype("<i4"), _INT64: np.dtype("<i8")}
 # A block of differences, its parts, and the values in a part.
 _BLOCK, _PARTS, _PART = 128, 4, 32
 # By a piece from the middle of a page: what stays above this share of its size is not compressed.
-_SAMPLE_BYTES, _WORTH = 32 << 10, 0.7
+_SAMPLE_BYTES, _WORTH = 32 << 10, 2 / 3
 # Numbers that lie closer together than this are looked up in a table of as many entries.
 _MOST_SPAN = 1 << 16
 
@@ -71,9 +75,13 @@ class _Column:
 class _Page:
     """A page as it is written, and its size before it was compressed, the header counted in both."""
 
-    content: bytes
+    parts: Sequence[Octets]
     plain_bytes: int
     codec: int
+
+    def __len__(self) -> int:
+        """Count the bytes as they are written."""
+        return sum(map(len, self.parts))
 
 
 @dataclass
@@ -89,12 +97,13 @@ class _Group:
 
 def write_file(
     rows: pa.Table, nullable: Collection[str], rising: Collection[str], bounded: Collection[str]
-) -> Iterator[bytes]:
+) -> Iterator[Octets]:
     """Write rows as a Parquet file, compressed with zstd, piece by piece.
 
-    Shape: columns of booleans, numbers of 32 or 64 bits, dates, times in microseconds of UTC, and texts,
-    or dictionaries of these without nulls in them. `nullable` names those that may have nulls; `rising`
-    numbers that are written as their differences; `bounded` numbers whose least and most may be known.
+    Shape: columns of booleans, integers of 32 or 64 bits, floats of 64, dates, times in microseconds of
+    UTC, texts and bytes, or dictionaries of these without nulls in them. `nullable` names those that may
+    have nulls; `rising` numbers that are written as their differences; `bounded` numbers whose least and
+    most may be known.
     Raises: KeyError for a column of another type.
     """
     yield _MAGIC
@@ -110,8 +119,8 @@ def write_file(
             described = _describe(name, column, group, pages, at, is_bounded=name in bounded)
             group.chunks.append(structure({2: int64(at), 3: described}))
             for page in pages:
-                at += len(page.content)
-                yield page.content
+                at += len(page)
+                yield from page.parts
         groups.append(structure({1: listing(group.chunks), 2: int64(at - begun), 3: int64(group.rows)}))
     columns = [_declare(one, is_nullable=one.name in nullable) for one in rows.schema]
     root = structure({4: binary(b"schema"), 5: int32(len(columns))})
@@ -150,6 +159,8 @@ def _read_column(column: Any, *, is_rising: bool) -> _Column:  # noqa: ANN401 - 
         return read(_PLAIN if kind == _BOOLEAN else _CODES, place)
     if is_rising and kind in _WIDTHS:
         return _Column(kind, column.drop_null(), None, valid, _DELTA, None)
+    if kind == _OCTETS:
+        return _Column(kind, column.drop_null(), None, valid, _LENGTHS, None)
     return _look_up(kind, column, valid)
 
 
@@ -199,13 +210,15 @@ def _write_pages(column: _Column, group: _Group, *, is_nullable: bool) -> list[_
     if column.encoding != _CODES:
         return [rows]
     header = {7: structure({1: int32(count), 2: int32(_PLAIN)})}
-    return [_page(_DICTIONARY_PAGE, _plain(column.kind, column.values), header, rows.codec), rows]
+    return [_page(_DICTIONARY_PAGE, [_plain(column.kind, column.values)], header, rows.codec), rows]
 
 
 def _data_page(column: _Column, rows: int, *, is_nullable: bool) -> _Page:
-    parts = [_levels(column.valid, rows)] if is_nullable else []
+    parts: list[Octets] = [_levels(column.valid, rows)] if is_nullable else []
     if column.encoding == _DELTA:
         parts.append(_differences(_numbers(column.values)))
+    elif column.encoding == _LENGTHS:
+        parts += _behind_lengths(column.values)
     elif column.codes is None:
         parts.append(_plain(column.kind, column.values))
     elif column.encoding == _CODES:
@@ -213,35 +226,41 @@ def _data_page(column: _Column, rows: int, *, is_nullable: bool) -> _Page:
     else:
         bits = column.values.to_numpy(zero_copy_only=False)[column.codes]
         parts.append(np.packbits(bits, bitorder="little").tobytes())
-    content = b"".join(parts)
     header = {1: int32(rows), 2: int32(column.encoding), 3: int32(_RLE), 4: int32(_RLE)}
-    return _page(_DATA_PAGE, content, {5: structure(header)}, _choose_codec(content))
+    return _page(_DATA_PAGE, parts, {5: structure(header)}, _choose_codec(parts))
 
 
-def _choose_codec(content: bytes) -> int:
+def _choose_codec(parts: Sequence[Octets]) -> int:
     """Leave what hardly gets smaller as it is: codes of addresses and ports, say."""
-    middle = len(content) // 2
-    sample = content[middle : middle + _SAMPLE_BYTES]
-    return _ZSTD if len(_compressed(sample)) <= _WORTH * len(sample) else _AS_IT_IS
+    largest = max(parts, key=len)
+    middle = len(largest) // 2
+    sample = largest[middle : middle + _SAMPLE_BYTES]
+    return _ZSTD if sum(map(len, _compressed([sample]))) <= _WORTH * len(sample) else _AS_IT_IS
 
 
-def _page(kind: int, content: bytes, header: dict[int, Value], codec: int) -> _Page:
-    packed = _compressed(content) if codec == _ZSTD else content
-    sizes = {1: int32(kind), 2: int32(len(content)), 3: int32(len(packed))}
+def _page(kind: int, parts: Sequence[Octets], header: dict[int, Value], codec: int) -> _Page:
+    packed = _compressed(parts) if codec == _ZSTD else parts
+    plain, written = (sum(map(len, some)) for some in (parts, packed))
+    sizes = {1: int32(kind), 2: int32(plain), 3: int32(written)}
     _, head = structure({**sizes, **header})
-    return _Page(head + packed, len(head) + len(content), codec)
+    return _Page([head, *packed], len(head) + plain, codec)
 
 
-def _compressed(content: bytes) -> bytes:
-    packed: bytes = pa.Codec("zstd", 1).compress(content, asbytes=True)
-    return packed
+def _compressed(parts: Sequence[Octets]) -> list[Octets]:
+    """Compress parts as one, some at a time: what comes of each is small, and takes memory that was used."""
+    from backports.zstd import ZstdCompressor
+
+    compressor = ZstdCompressor(_LEVEL)
+    pieces = (part[at : at + _AT_ONCE] for part in parts for at in range(0, len(part), _AT_ONCE))
+    packed = [compressor.compress(piece) for piece in pieces]
+    return [*packed, compressor.flush()]
 
 
 def _describe(
     name: str, column: _Column, group: _Group, pages: list[_Page], at: int, *, is_bounded: bool
 ) -> Value:
     """Describe a column's pages, which begin at a place of the file, for the footer."""
-    first = len(pages[0].content) if len(pages) > 1 else 0
+    first = len(pages[0]) if len(pages) > 1 else 0
     described = {
         1: int32(column.kind),
         2: listing([int32(one) for one in dict.fromkeys((_PLAIN, _RLE, column.encoding))]),
@@ -249,7 +268,7 @@ def _describe(
         4: int32(pages[0].codec),
         5: int64(group.rows),
         6: int64(sum(page.plain_bytes for page in pages)),
-        7: int64(sum(len(page.content) for page in pages)),
+        7: int64(sum(map(len, pages))),
         9: int64(at + first),
     }
     if first:
@@ -266,6 +285,8 @@ def _plain(kind: int, values: pa.Array[Any]) -> bytes:
     """Write values one behind the other."""
     if kind in _WIDTHS:
         return _numbers(values).tobytes()
+    if kind == _DOUBLE:
+        return np.asarray(values.to_numpy(zero_copy_only=False), "<f8").tobytes()
     if kind == _BOOLEAN:
         return np.packbits(values.to_numpy(zero_copy_only=False), bitorder="little").tobytes()
     # Each text behind its length.
@@ -287,18 +308,26 @@ def _levels(valid: Mask | None, rows: int) -> bytes:
     return len(written).to_bytes(4, "little") + written
 
 
-def _hybrid(codes: Codes, distinct: int) -> list[bytes]:
+def _hybrid(codes: Codes, distinct: int) -> list[Octets]:
     """Write codes, behind the width of one in bits."""
     if distinct == 1:
         return [b"\1" + varint(len(codes) << 1) + b"\0"]
     octets = codes.astype(smallest_kind(distinct), copy=False)
     width = octets.itemsize
-    return [bytes([width * 8]) + _eights(len(codes)), octets.tobytes(), bytes(-len(codes) % 8 * width)]
+    padding = bytes(-len(codes) % 8 * width)
+    return [bytes([width * 8]) + _eights(len(codes)), octets.view(np.uint8).data, padding]
 
 
 def _eights(count: int) -> bytes:
     """Say how many values follow that are packed: how many times eight."""
     return varint((count + 7 >> 3) << 1 | 1)
+
+
+def _behind_lengths(values: pa.Array[Any]) -> list[Octets]:
+    """Write texts or bytes one behind the other, behind all of their lengths."""
+    _, places, content = values.buffers()
+    ends = np.frombuffer(memoryview(places or b""), np.int64)[values.offset : values.offset + len(values) + 1]
+    return [_differences(np.diff(ends).astype(np.int32)), memoryview(content or b"")[ends[0] : ends[-1]]]
 
 
 def _differences(numbers: npt.NDArray[Any]) -> bytes:

@@ -55,7 +55,7 @@ class TableSpec:
     partition_by: tuple[str, ...] = ("received_date",)
     compression: str = "ZSTD"
     row_group_rows: int | None = None
-    # Its rows come as codes into few values, and appends write them as such (`transforms/parquet.py`).
+    # Most columns repeat few values: appends write their codes as such (`transforms/parquet.py`).
     is_coded: bool = False
 
     @property
@@ -229,6 +229,7 @@ def masked_table(contract: Contract) -> TableSpec:
                 TIME,
                 "When it happened, UTC; else when a receiver took it from its queue; else the arrival.",
                 in_statistics=True,
+                is_rising=True,
             ),
             column("event_hour", TIME, "The hour in which it happened, UTC.", in_statistics=True),
             column(
@@ -255,6 +256,7 @@ def masked_table(contract: Contract) -> TableSpec:
             ),
         ),
         ("received_date", "clock_skewed"),
+        is_coded=True,
     )
 
 

@@ -24,6 +24,8 @@ VALUES = {
     pa.int64(): st.integers(-(2**63), 2**63 - 1) | st.integers(2**40, 2**40 + 300),
     pa.date32(): st.dates(date(1970, 1, 1), date(2100, 1, 1)),
     TIME: st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - as asked
+    pa.float64(): st.floats(allow_nan=False),
+    pa.large_binary(): st.binary(max_size=12),
     pa.large_string(): st.text(max_size=12) | st.sampled_from(["", "one", "\N{SNOWMAN}"]),
 }
 
@@ -154,4 +156,4 @@ def test_columns_with_the_same_codes_share_their_page():
 
 def test_another_type_is_refused():
     with pytest.raises(KeyError):
-        whole(pa.table({"x": pa.array([1.5])}))
+        whole(pa.table({"x": pa.array([1.5], pa.float32())}))
