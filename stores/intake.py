@@ -31,7 +31,7 @@ from stores.subjects import BatchSubjects
 from stores.tables import Commit, Prepared, Tables
 from stores.vault import Vault
 from transforms.chunks import Chunk, cut_chunks
-from transforms.coding import back_to_rows, constant, distinct_of
+from transforms.coding import back_to_rows, constant, distinct_of, number_texts
 from transforms.errors import TableError
 from transforms.parsing import ROW, UNKNOWN, parse_records
 from transforms.pii.contracts import Contract
@@ -54,9 +54,6 @@ from transforms.tables import (
     raw_table,
     with_arrival,
 )
-
-# As many records as are sealed at once.
-_LOOKED_UP = 512
 
 
 @dataclass(frozen=True)
@@ -233,7 +230,8 @@ class Intake:
         A subject's records come to stand together: one key at a time seals them, their tokens
         compress, and an erasure meets few pages.
         """
-        people, codes = _distinct(as_text(accepted[contract.subject.name]))
+        people, numbers = number_texts(as_text(accepted[contract.subject.name]))
+        codes = numbers.to_numpy()
         refs = subjects.refs(people)
         # The first half of a digest is as good to sort by as the whole, and is a number.
         by_ref = np.argsort(refs.bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big").to_numpy())
@@ -262,7 +260,7 @@ class Intake:
         sealed = sealer.seal_column_for_subjects(
             spec.key,
             "record",
-            _in_order(chunk.payloads, frame[ROW].to_numpy()),
+            chunk.payloads_in(frame[ROW].to_numpy()),
             list(map(opened.subject_keys.__getitem__, refs)),
             runs,
             event_id_rows(frame["event_id"]),
@@ -386,20 +384,6 @@ def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) 
     return (
         ids.scatter(list(chunk.names), named_event_ids(key, list(chunk.names.values()))) if chunk.names else ids
     )
-
-
-def _distinct(texts: pl.Series) -> tuple[pl.Series, np.ndarray]:
-    """Give the distinct values of texts, none of them null, and which of them each row has."""
-    encoded = texts.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
-    return pl.Series(encoded.dictionary, dtype=pl.String), encoded.indices.to_numpy()
-
-
-def _in_order(payloads: list[bytes], rows: np.ndarray) -> Iterator[bytes]:
-    """Give payloads by their numbers, some at a time: none is looked at long before it is used."""
-    # numpy looks objects up in half of the time that a list takes.
-    each = np.fromiter(payloads, object, len(payloads))
-    for start in range(0, len(rows), _LOOKED_UP):
-        yield from each.take(rows[start : start + _LOOKED_UP]).tolist()
 
 
 def _taken_at(chunk: Chunk) -> pl.Series:

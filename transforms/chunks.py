@@ -11,9 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from transforms.notifications import FAULT_REASONS
 from transforms.records import Damage, Piece, is_message, open_message
+
+# As many records as are sealed at once.
+_LOOKED_UP = 512
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,13 @@ class Chunk:
     def is_empty(self) -> bool:
         """Whether there is nothing to commit."""
         return not self.payloads and not self.faults
+
+    def payloads_in(self, rows: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        """Give payloads by their numbers, some at a time: none is looked at long before it is used."""
+        # numpy looks objects up in half of the time that a list takes.
+        each = np.fromiter(self.payloads, object, len(self.payloads))
+        for start in range(0, len(rows), _LOOKED_UP):
+            yield from each.take(rows[start : start + _LOOKED_UP]).tolist()
 
     def faults_of(self, rejected: Mapping[int, str]) -> Iterator[Fault]:
         """Give the faults of records that were rejected, by their index, each with the reason."""

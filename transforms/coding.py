@@ -84,7 +84,12 @@ def distinct_of(values: pl.Series) -> tuple[pl.Series, pa.Array[Any] | None]:
         return values, None
     if (values == values[:1]).all(ignore_nulls=False):
         return values[:1], pa.array(np.zeros(len(values), np.int32))
-    encoded = values.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
+    return number_texts(values)
+
+
+def number_texts(values: pl.Series) -> tuple[pl.Series, pa.Array[Any]]:
+    """Give the distinct texts, in the order that they are met, and which of them each row has."""
+    encoded: Any = values.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
     return pl.Series(values.name, encoded.dictionary, dtype=pl.String), encoded.indices
 
 

@@ -41,6 +41,7 @@ KIND_COLUMNS = (
     "icmp_type",
     "icmp_code",
 )
+_MACS = ("src_mac", "dst_mac")
 # So many heads stay near the processor while they are looked at.
 _AT_ONCE = 8_192
 _ETHERNET_LINK = 1
@@ -240,18 +241,14 @@ def _fields_of_keys(keys: NDArray[np.uint64]) -> Columns:
 def _words_of_kinds(columns: dict[str, Fields], valid: dict[str, Mask]) -> list[Words]:
     """Give what tells kinds apart, as numbers of 64 bits; what is not valid is 0."""
     rest = np.zeros(len(valid["ip"]), np.uint64)
-    at = 0
     for name, bits in (("ethertype", 16), ("ttl", 8), ("tcp_flags", 8), ("is_fragment", 1)):
         mask = valid[group_of(name)]
-        rest |= (
-            np.where(mask, columns[name], 0).astype(np.uint64) | (mask.astype(np.uint64) << np.uint64(bits))
-        ) << (np.uint64(at))
-        at += bits + 1
-    macs = []
-    for name in ("src_mac", "dst_mac"):
-        rest |= valid[name].astype(np.uint64) << np.uint64(at)
-        macs.append(np.where(valid[name], columns[name], np.uint64(0)))
-        at += 1
+        # Each number behind the ones before it, and behind each whether it is there.
+        rest = rest << np.uint64(bits) | np.where(mask, columns[name], 0).astype(np.uint64)
+        rest = rest << np.uint64(1) | mask
+    macs = [np.where(valid[name], columns[name], np.uint64(0)) for name in _MACS]
+    for name in _MACS:
+        rest = rest << np.uint64(1) | valid[name]
     return [*words_of_directions(columns, valid), *macs, rest]
 
 

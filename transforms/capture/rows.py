@@ -175,10 +175,7 @@ def _of_blocks(
         "block_id": (block_ids, pa.large_string()),
         "device_token": (device_tokens, pa.large_string()),
         "packet_hour": ([hour_text(block.hour) for block in blocks], pa.large_string()),
-        "event_hour": (
-            [_EPOCH + timedelta(hours=block.hour) for block in blocks],
-            pa.timestamp("us", tz="UTC"),
-        ),
+        "event_hour": ([_EPOCH + timedelta(hours=block.hour) for block in blocks], _TIME),
         "link_type": ([block.packets.interface.link_type & 0xFFFF for block in blocks], pa.int32()),
     }
     columns = {}
@@ -208,8 +205,7 @@ def _sizes(sizes: NDArray[np.int32]) -> Column:
 
 def _numbers(kinds: Kinds, name: str) -> Column:
     """Give a number of the headers for each packet."""
-    valid = kinds.valid[group_of(name)]
-    column = kinds.columns[name]
+    valid, column = kinds.valid[group_of(name)], kinds.columns[name]
     wanted = pa.bool_() if column.dtype == bool else pa.int32()
     if valid.all() and (column == column[:1]).all():
         return constant(column[0].item(), wanted, len(kinds.of_packets))
