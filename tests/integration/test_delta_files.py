@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, QueryBuilder
 
 from stores import delta_files
 from stores.delta_files import write_parts
@@ -62,13 +63,19 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
+@pytest.fixture(params=[False, True], ids=["by-pyarrow", "from-codes"], autouse=True)
+def writer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever writes appends, readers see the same."""
+    monkeypatch.setitem(globals(), "SPEC", replace(SPEC, is_coded=request.param))
+
+
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
     return Tables(tmp_path / "lake", tmp_path / "locks", rollup_commits=4)
 
 
-def append(tables: Tables, name: str, frame: pl.DataFrame, spec: TableSpec = SPEC) -> None:
-    tables.append("acme", spec, frame, Commit(name, now_ms(), {"batch": name}))
+def append(tables: Tables, name: str, frame: pl.DataFrame, spec: TableSpec | None = None) -> None:
+    tables.append("acme", spec or SPEC, frame, Commit(name, now_ms(), {"batch": name}))
 
 
 def folder(tables: Tables) -> Path:
@@ -90,6 +97,10 @@ def test_every_reader_sees_the_same_rows(tables: Tables):
     expected = rows(30).sort("id")
     assert pl.read_delta(path).select(expected.columns).sort("id").equals(expected)
     assert DeltaTable(path).to_pyarrow_table().num_rows == 30
+    asked = "select * from things where many >= 3 or many is null order by id"
+    by_delta = QueryBuilder().register("things", DeltaTable(path)).execute(asked).read_all()
+    wanted = expected.filter((pl.col("many") >= 3) | pl.col("many").is_null())
+    assert pl.DataFrame(pa.table(by_delta)).select(expected.columns).equals(wanted)
     with duckdb.connect() as database:
         files = database.read_parquet(DeltaTable(path).file_uris(), hive_partitioning=True)
         found = files.order("id").pl().select(expected.columns).with_columns(pl.col("odd") == "true")

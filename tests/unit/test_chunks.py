@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from transforms.chunks import Chunk, Fault, cut_chunks
@@ -79,3 +80,10 @@ def test_a_message_without_a_body_is_a_fault_and_no_end():
     assert chunk.payloads == [b"{1}", b"{3}"]
     assert chunk.records.tolist() == [0, 2]
     assert [fault.record for fault in chunk.faults] == [1]
+
+
+def test_payloads_come_in_the_order_that_is_asked_for():
+    chunk = Chunk(0, [b"%d" % number for number in range(1300)])
+    rows = np.random.default_rng(1).permutation(1300)
+    assert list(chunk.payloads_in(rows)) == [b"%d" % number for number in rows.tolist()]
+    assert list(chunk.payloads_in(rows[:0])) == []
