@@ -154,7 +154,7 @@ def _written_from_codes(folder: Path, spec: TableSpec, rows: pa.Table, texts: Ma
     path = _new_path(folder, texts, "part")
     nullable = [one.name for one in spec.columns if one.nullable]
     with path.open("wb") as file:
-        file.writelines(write_file(rows, nullable, spec.rising, spec.statistics))
+        file.writelines(write_file(rows, nullable, spec.statistics, spec.rising))
     return _add_action(folder, spec, path, texts, [rows], adds_rows=True)
 
 
@@ -217,7 +217,7 @@ def _writing_options(spec: TableSpec, rows: pa.Table) -> dict[str, Any]:
         "compression_level": 1 if spec.compression == "ZSTD" else None,
         # Of few large rows nothing repeats often enough: a dictionary is a page more to write and to read.
         "use_dictionary": [name for name in names if name not in plain] if not spec.row_group_rows else False,
-        "column_encoding": _encodings(spec) or None,
+        "column_encoding": dict.fromkeys(spec.rising, "DELTA_BINARY_PACKED") or None,
         # Some thousand tokens to a column; past the limit each row would hold its own in full.
         "dictionary_pagesize_limit": _DICTIONARY_BYTES,
         # A file's own statistics would show tokens that the log does not.
@@ -227,15 +227,6 @@ def _writing_options(spec: TableSpec, rows: pa.Table) -> dict[str, Any]:
         "write_batch_size": 1 if spec.row_group_rows else None,
         "data_page_size": _LARGE_PAGE_BYTES if spec.row_group_rows else None,
     }
-
-
-def _encodings(spec: TableSpec) -> dict[str, str]:
-    """Give encodings of their own: of texts to compress, lengths apart halve what compression takes."""
-    encodings = dict.fromkeys(spec.rising, "DELTA_BINARY_PACKED")
-    if spec.compression == "ZSTD":
-        texts = (one.name for one in spec.columns if one.is_unique and one.type == pa.large_string())
-        encodings |= dict.fromkeys(texts, "DELTA_LENGTH_BYTE_ARRAY")
-    return encodings
 
 
 def _mostly_distinct(rows: pa.Table) -> Iterator[str]:

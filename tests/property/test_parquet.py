@@ -31,7 +31,7 @@ VALUES = {
 
 
 def whole(rows, nullable=(), rising=(), bounded=()):
-    return b"".join(write_file(rows, nullable, rising, bounded))
+    return b"".join(write_file(rows, nullable, bounded, rising))
 
 
 def read_by_duckdb(content, path):
@@ -152,6 +152,15 @@ def test_columns_with_the_same_codes_share_their_page():
     page = whole(table.select(["one"]))[1000:40_000]
     # That of `fewer` is another one: its numbers are wider.
     assert content.count(page) == 2
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_texts_can_be_read_as_dictionaries(width):
+    texts = pa.array([f"v{at:0{width}}" for at in range(2_000)], pa.large_string()).slice(5)
+    coded = spread(np.arange(1_995) % 3, pa.array(["a", "b", "c"], pa.large_string()))
+    content = whole(pa.table({"plain": texts, "coded": coded}))
+    file = pq.ParquetFile(io.BytesIO(content), read_dictionary=["plain", "coded"])
+    assert file.read().to_pydict() == {"plain": texts.to_pylist(), "coded": coded.to_pylist()}
 
 
 def test_another_type_is_refused():
