@@ -152,7 +152,9 @@ def _written(folder: Path, spec: TableSpec, rows: pa.Table, texts: Mapping[str, 
 def _written_from_codes(folder: Path, spec: TableSpec, rows: pa.Table, texts: Mapping[str, str]) -> AddAction:
     """Write rows that come as codes as what they are; half of the time that pyarrow takes."""
     path = _new_path(folder, texts, "part")
-    nullable = [one.name for one in spec.columns if one.nullable]
+    # A column that the contract has no more is there, and null.
+    whole = {one.name for one in spec.columns if not one.nullable}
+    nullable = [name for name in rows.schema.names if name not in whole]
     with path.open("wb") as file:
         file.writelines(write_file(rows, nullable, spec.statistics, spec.rising))
     return _add_action(folder, spec, path, texts, [rows], adds_rows=True)

@@ -109,7 +109,7 @@ def write_file(
     UTC, texts and bytes, or dictionaries of these without nulls in them. `nullable` names those that may
     have nulls; `bounded` numbers whose least and most may be known; `rising` numbers that are written as
     their differences.
-    Raises: KeyError for a column of another type.
+    Raises: KeyError for a column of another type, ValueError for nulls in a column that may have none.
     """
     yield _MAGIC
     at, groups = len(_MAGIC), []
@@ -117,6 +117,8 @@ def write_file(
         part, begun = rows.slice(first, GROUP_ROWS), at
         group = _Group(part.num_rows)
         for name, chunked in zip(part.schema.names, part.columns, strict=True):
+            if chunked.null_count and name not in nullable:
+                raise ValueError(f"column {name} has nulls")
             whole: Any = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
             group.held.append(whole)
             column = _read_column(whole, is_rising=name in rising)

@@ -163,6 +163,12 @@ def test_texts_can_be_read_as_dictionaries(width):
     assert file.read().to_pydict() == {"plain": texts.to_pylist(), "coded": coded.to_pylist()}
 
 
+def test_a_null_where_none_may_be_is_refused():
+    """Its page would lack a value, and readers would look for it behind the page."""
+    with pytest.raises(ValueError, match="column x has nulls"):
+        whole(pa.table({"x": pa.array([1, None], pa.int32())}))
+
+
 def test_another_type_is_refused():
     with pytest.raises(KeyError):
         whole(pa.table({"x": pa.array([1.5], pa.float32())}))
