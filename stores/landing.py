@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -203,7 +203,11 @@ class Landing:
 
     def close(self, batch: Batch) -> None:
         """Forget a batch that has reached its tables."""
-        shutil.rmtree(batch.folder, ignore_errors=True)
+        # Under a name that `recover` looks for: who is killed on the way leaves a folder without a manifest.
+        leaving = batch.folder.with_name(f"{batch.id}.part")
+        with suppress(FileNotFoundError):
+            batch.folder.rename(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
 
     def _fill(
         self,

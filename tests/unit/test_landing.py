@@ -67,3 +67,22 @@ def test_discarded_files_are_gone_and_held_by_nobody(landing: Landing, monkeypat
     held = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
     assert not [name for name in held if name.startswith(str(path))]
     landing.discard_files(batch)
+
+
+def test_a_batch_whose_folder_was_half_removed_is_recovered(landing: Landing, monkeypatch: pytest.MonkeyPatch):
+    """A process may be killed while it removes the folder: the manifest gone, the lock's file still there."""
+    path = drop(landing, "one")
+    (batch,) = landing.claim("logins", "default", [path])
+    landing.discard_files(batch)
+
+    def killed(folder: Path, **_: bool) -> None:
+        (folder / "manifest.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("stores.landing.shutil.rmtree", killed)
+        landing.close(batch)
+    assert landing.open_batches() == []
+    assert landing.recover() == 1
+    assert list(batch.folder.parent.iterdir()) == []
+    landing.close(batch)  # done with, however often
