@@ -1,7 +1,7 @@
 """Parquet files of columns that are codes already: their pages are the codes as they lie in memory.
 
-A table of packets repeats itself: its columns come as dictionaries, some of them with the same codes.
-pyarrow looks each code up, counts runs and packs bits, for 36 columns; here a page is the codes behind
+A masked table repeats itself: its columns come as dictionaries, some of them with the same codes.
+pyarrow looks each code up, counts runs and packs bits, for each column; here a page is the codes behind
 a few bytes, compressed once however many columns have it. Widths are whole bytes, which the format allows.
 
 Source: the Parquet format, "parquet.thrift" and "Encodings.md" (hybrid of RLE and bit-packing, dictionary,
