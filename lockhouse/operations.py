@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 # What can still be done in a tenant that was off-boarded: its trail outlives it.
 _OUTLIVING = frozenset({Right.READ_AUDIT, Right.OPERATE})
-_ENTRY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # One for all: it keeps nothing, and is entered thousands of times a second.
 _NO_STEP = nullcontext()
@@ -65,29 +66,38 @@ class Caller:
 
     @contextmanager
     def permitted(
-        self, right: Right, action: Action, on_device: str | None = None, **parameters: str | int | None
+        self,
+        right: Right,
+        action: Action,
+        on_device: str | None = None,
+        named: Mapping[str, str] = MappingProxyType({}),
+        **parameters: str | int | None,
     ) -> Iterator[None]:
         """Authorise and audit before the block runs; write down afterwards how it went.
 
-        `on_device` is the pseudonym of a device that a grant may cover. `results`, filled in the block, go
+        `on_device` is the pseudonym of a device that a grant may cover. `named` are ids as they were given:
+        until the block has met what they name they may be anything, a person's own id for one, so the trail
+        holds their digests before, and in clear only where it went well. `results`, filled in the block, go
         into the closing entry. Raises: RefusedError, audited too.
         """
+        digests = {name: self.digest(text) for name, text in named.items()}
+        asked: dict[str, str | int | None] = {**parameters, **digests}
         try:
             with self.step("authorise"):
                 role = self.authorise(right, on_device)
         except RefusedError:
-            self.record(action, Outcome.REFUSED, right=right, **parameters)
+            self.record(action, Outcome.REFUSED, right=right, **asked)
             raise
-        self.record(action, Outcome.ALLOWED, role=role, **parameters)
+        self.record(action, Outcome.ALLOWED, role=role, **asked)
         self.results = {}
         try:
             with self.step("act"):
                 yield
         except BaseException:
             # What left before it failed stands in the trail too.
-            self.record(action, Outcome.FAILED, **parameters, **self.results)
+            self.record(action, Outcome.FAILED, **asked, **self.results)
             raise
-        self.record(action, Outcome.DONE, **parameters, **self.results)
+        self.record(action, Outcome.DONE, **parameters, **named, **self.results)
 
     def authorise(self, right: Right, on_device: str | None = None) -> str:
         """Give what allows it.
@@ -202,9 +212,9 @@ def quarantine_entries(caller: Caller, source: str | None = None) -> list[Entry]
 
 def quarantine_content(caller: Caller, entry_id: str) -> tuple[str, bytes]:
     """Open one entry: its file's original name, and its bytes."""
-    if not _ENTRY_ID.fullmatch(entry_id):
+    if not is_id(entry_id):
         raise UsageError("an entry's id is a UUID", see="lockhouse quarantine list")
-    with caller.permitted(Right.REVEAL, Action.QUARANTINE_SHOWN, entry=entry_id):
+    with caller.permitted(Right.REVEAL, Action.QUARANTINE_SHOWN, named={"entry": entry_id}):
         return _store_of(caller, entry_id).content(entry_id)
 
 
@@ -271,9 +281,9 @@ def scan_leaks(
         return report
 
 
-def checked_id(text: str) -> str:
-    """Give an id as it may stand in the trail: whatever is no UUID may be a value, and is left out."""
-    return text if _ENTRY_ID.fullmatch(text) else "no id"
+def is_id(text: str) -> bool:
+    """Say whether something is a UUID, in the one way in which ours are written."""
+    return _ID.fullmatch(text) is not None
 
 
 def known_domain(domain: str) -> str:

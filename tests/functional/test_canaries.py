@@ -246,7 +246,18 @@ def send_to_commands(nest: Nest) -> None:
     nest.run("subject", "access", "--id", answer, "--domain", "device", "-o", nest.folder / "no", code=2)
     nest.run("subject", "status", "--id", device, "--domain", "device", code=0)
     nest.run("subject", "erase", "--id", BASE["user_id"].replace("5", "6"), "--yes", code=0)
-    nest.run("approval", "grant", who, code=2)
+    # Whoever is named by a UUID can be typed where an id of ours is asked for.
+    person = next(one for one in nest.canaries if len(one) == 36)
+    for words in (
+        ["approval", "grant"],
+        ["approval", "refuse"],
+        ["grant", "revoke"],
+        ["quarantine", "show"],
+        ["validation", "status"],
+        ["validation", "pii", "--reason", "t"],
+        ["validation", "delete", "--yes"],
+    ):
+        nest.run(*words, person, code=2)
     for words in (
         ["tables"],
         ["audit", "list"],
