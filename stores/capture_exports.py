@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -169,8 +170,15 @@ class CaptureExports:
             yield self._plan(sorted(known, key=_STORED_ORDER), keys, since_ns, until_ns, wanted)
 
     def stream(self, plan: Plan, change: Change | None = None) -> Iterator[memoryview]:
-        """Give the file's bytes; `change` is made to every packet first (the size is then another)."""
+        """Give the file's bytes; `change` is made to every packet first (the size is then another).
+
+        The next block is opened while the last one is used: a thread that lasts as long as the iterator.
+        """
         yield memoryview(plan.layout.opening())
+        written = self._written(plan, change)
+        yield from one_ahead(written) if len(plan.blocks) > 1 else written
+
+    def _written(self, plan: Plan, change: Change | None) -> Iterator[memoryview]:
         for part in self.merged(plan):
             if change is not None:
                 yield write_packets(change(part.walked() if isinstance(part, Whole) else part), plan.layout)
@@ -264,6 +272,15 @@ class CaptureExports:
             )
 
         return read
+
+
+def one_ahead(parts: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Give parts, the next one in the making, in a thread, while the last one is used."""
+    with ThreadPoolExecutor(1, "export") as worker:
+        coming = worker.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = worker.submit(next, parts, None)
+            yield part
 
 
 def check_window(since: datetime, until: datetime) -> None:

@@ -269,8 +269,8 @@ class _Writer:
             matrix[spare::width] = 0
         for place in reversed(range(len(cipher))):
             strided(matrix, HEAD_BYTES + BLOCK_BYTES * place, 16, width, count)[:] = cipher[place]
-        starts = np.ndarray((count,), dtype="<u8", buffer=matrix, strides=(width,))
-        starts[:] = int.from_bytes(self._key.prefix, "little")
+        # As eight bytes, not as a number: those that lie anywhere would go through a buffer.
+        strided(matrix, 0, 8, width, count)[:] = np.void(self._key.prefix + bytes(3))
         strided(matrix, PREFIX_BYTES, 16, width, count)[:] = vectors
         return matrix[: count * width]
 

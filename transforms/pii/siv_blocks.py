@@ -31,7 +31,7 @@ from transforms.pii.ciphers import BlockEncryptor, block_encryptor
 BLOCK_BYTES = 16
 
 # What a step touches should stay in the second-level cache: fresh pages cost more than AES.
-CHUNK_ROWS = 1 << 15
+CHUNK_ROWS = 1 << 14
 CHUNK_BYTES = 1 << 22
 SCAN_ROWS = 1 << 19
 # Offsets in a view have 31 bits; far below that, a buffer of long values is closed.
@@ -176,10 +176,11 @@ class Siv:
         """Encipher, or decipher (it is the same), the blocks of each value in counter mode from V."""
         count = len(vectors)
         counters = np.empty((len(plain), count), dtype="V16")
-        counters[:] = vectors
-        halves = counters.view(np.uint64)[:, 1::2]
+        halves = counters[0].view(np.uint64)[1::2]
+        counters[0] = vectors
         np.bitwise_and(halves, _COUNTER_MASK, out=halves)
         if len(plain) > 1:
+            counters[1:] = counters[0]
             words = counters.view(">u4")[:, 3::4]
             start = words[0].astype(np.uint32)
             for place in range(1, len(plain)):
