@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from transforms.capture.walk import Framing, Offsets, Window, read_words, walk
+from transforms.capture.walk import Framing, Heads, Offsets, Window, find_records, read_words
 
 Order: TypeAlias = Literal["little", "big"]
 ORDERS: dict[bool, Order] = {False: "little", True: "big"}
@@ -23,9 +23,13 @@ SECTION, INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 MOST_BLOCK_BYTES = (128 << 20) + (16 << 20)
 PCAPNG_MAGIC = SECTION.to_bytes(4, "big")  # the same in either order
 _ORDER_MAGICS = {(0x1A2B3C4D).to_bytes(4, order): order for order in ORDERS.values()}
+# Of the processor's caches.
+_LINE_BYTES = 64
 # What an enhanced packet block has before its data.
 _HEADER_NAMES = ("type", "length", "interface", "high", "low", "captured", "original")
 _HEADERS = {order: np.dtype([(name, f"{mark}u4") for name in _HEADER_NAMES]) for order, mark in _MARKS.items()}
+# A head of the walk: before that the last 4 bytes of what came before.
+_HEADS = {order: np.dtype([("before", "V4"), *one.descr]) for order, one in _HEADERS.items()}
 _FRAMINGS = {
     order: Framing(12, 4, 0, MOST_BLOCK_BYTES, is_big=is_big, is_repeated=True)
     for is_big, order in ORDERS.items()
@@ -37,17 +41,20 @@ class Blocks:
     """The whole blocks at a window's start.
 
     Shape: `starts` has where each begins and, last, where they end; `is_big` is the order of each, or
-    one for all.
+    one for all; `heads` are those of the walk, where they are of one order and it gathered them.
     """
 
     window: Window
     starts: Offsets
     is_big: bool | NDArray[np.bool_]
     order_after: Order
+    heads: Heads | None = None
 
     @cached_property
     def types(self) -> Offsets:
         """The blocks' types."""
+        if self.heads is not None and isinstance(self.is_big, bool):
+            return self.heads.view(_HEADS[ORDERS[self.is_big]])["type"].astype(np.int64)
         return self.words(np.arange(len(self.starts) - 1), 0)
 
     @cached_property
@@ -75,6 +82,9 @@ class Blocks:
 
     def packet_headers(self, rows: Offsets) -> NDArray[np.void]:
         """Read the first 28 bytes of packet blocks, gathered once. Shape: a structured array, by row."""
+        if self.heads is not None and isinstance(self.is_big, bool):
+            heads = self.heads if len(rows) == len(self.heads) else self.heads[rows]
+            return heads.view(_HEADS[ORDERS[self.is_big]])
         size = _HEADERS["little"].itemsize
         if not len(rows):
             return np.empty(0, _HEADERS["little"])
@@ -124,8 +134,10 @@ def find_blocks(window: Window, order: Order) -> Blocks:
     """Find the whole blocks at a window's start; `order` is that of the section they begin in."""
     is_big = order == "big"
     framing = _FRAMINGS[order]
-    starts = walk(window, framing, _probe_for(window, framing))
-    blocks = Blocks(window, starts, is_big, order)
+    # Fetched from memory in order, a window is near when the walkers read it out of order.
+    np.bitwise_or.reduce(window[::_LINE_BYTES])
+    starts, heads = find_records(window, framing, _probe_for(window, framing))
+    blocks = Blocks(window, starts, is_big, order, heads)
     turned = _first_turned(blocks)
     if turned is None:
         return blocks

@@ -35,8 +35,10 @@ MOST_CANDIDATES = 64
 STEPS_PER_WALKER = 6.0
 # Numpy's cost of a step is that of some tens of records in sequence.
 FEWEST_WALKERS = 12
-# A walker over a capture file reads the whole header of each record, as much as lies beside its length.
+# A walker reads, with the length of each record, what lies beside it and will be asked for: the header of
+# a classic record; of a pcapng block the header of a packet, and the 4 bytes before it, which end the last.
 HEAD_BYTES = 16
+BLOCK_HEAD_BYTES, BEFORE_BLOCK_BYTES = 32, 4
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,20 @@ class Framing:
         """A length as it is written."""
         return struct.Struct(">I" if self.is_big else "<I")
 
+    @property
+    def before(self) -> int:
+        """Where a record's head begins: so many bytes before the record."""
+        return BEFORE_BLOCK_BYTES if self.is_repeated else 0
+
+    @property
+    def head_bytes(self) -> int:
+        """How long the head is, what lies before the record included."""
+        return BLOCK_HEAD_BYTES if self.is_repeated else HEAD_BYTES
+
+    def words_of(self, heads: Heads, at: int) -> NDArray[np.uint32]:
+        """Look at the words of heads, so many bytes behind where each begins."""
+        return heads.view(">u4" if self.is_big else "<u4")[at // 4 :: self.head_bytes // 4]
+
     def step(self, window: memoryview, at: int) -> int | None:
         """Give where the next record begins; None where no whole and valid record stands here."""
         if at + self.header > len(window):
@@ -81,7 +97,7 @@ class Walked(NamedTuple):
     """Every whole and valid record of a window.
 
     Shape: the offsets of the records and, last, where they end: one entry more than there are records.
-    `heads` has the first 16 bytes of each (V16), and is None where the walk has not gathered them.
+    `heads` has the head of each, as its `Framing` says, and is None where the walk has not gathered them.
     """
 
     offsets: Offsets
@@ -108,13 +124,13 @@ def read_words(window: Window, at: Offsets, is_big: bool) -> Offsets:
     return words[at].astype(np.int64)
 
 
-def gather_heads(window: Window, at: Offsets) -> Heads:
-    """Read 16 bytes at offsets that need not be aligned. Shape: V16, an entry for each offset."""
-    return np.asarray(_heads_at_all(window)[at])
+def gather_heads(window: Window, at: Offsets, size: int = HEAD_BYTES) -> Heads:
+    """Read some bytes at offsets that need not be aligned. Shape: V16, or of that size, for each offset."""
+    return np.asarray(_heads_at_all(window, size)[at])
 
 
-def _heads_at_all(window: Window) -> Heads:
-    return np.ndarray((len(window) - HEAD_BYTES + 1,), f"V{HEAD_BYTES}", window, strides=(1,))
+def _heads_at_all(window: Window, size: int) -> Heads:
+    return np.ndarray((max(len(window) - size + 1, 0),), f"V{size}", window, strides=(1,))
 
 
 def walk(window: Window, framing: Framing, probe: Probe | None = None) -> Offsets:
@@ -134,7 +150,9 @@ def find_records(window: Window, framing: Framing, probe: Probe | None = None) -
     if probe is None or framing.other_at is not None or mean > LARGEST_MEAN or len(window) < FEWEST * mean:
         rest = walk_in_sequence(window, framing, int(begin[-1]))
         return Walked(np.concatenate((begin[:-1], rest)))
-    return _walk_in_lock_step(window, framing, probe, mean)
+    # There is nothing before the first block, where the head of one would begin.
+    lead = begin[:1] if framing.before else begin[:0]
+    return _walk_in_lock_step(window, framing, probe, mean, lead, int(begin[len(lead)]))
 
 
 def walk_in_sequence(
@@ -180,22 +198,28 @@ def _walk_blocks(view: memoryview, framing: Framing, until: int, left: int, foun
         left -= 1
 
 
-def _walk_in_lock_step(window: Window, framing: Framing, probe: Probe, mean: float) -> Walked:
+def _walk_in_lock_step(
+    window: Window, framing: Framing, probe: Probe, mean: float, lead: Offsets, begun: int
+) -> Walked:
+    """Walk from `begun` on; `lead` are the records before it, one or none."""
     walkers = int((len(window) / mean * STEPS_PER_WALKER) ** 0.5)
     # A multiple of 4, since the blocks of a pcapng file stand on such offsets.
     spacing = len(window) // walkers & ~3
     width = min(int(2 * mean) + 64 & ~3, spacing - 32)
     floors = spacing * np.arange(1, walkers, dtype=np.int64)
-    starts = np.append(0, find_starts(window, framing, probe, floors, width))
+    starts = np.append(begun, find_starts(window, framing, probe, floors[floors > begun], width))
     if len(starts) < max(FEWEST_WALKERS, walkers // 4):
         return Walked(walk_in_sequence(window, framing))
-    limit = len(window) - framing.header + 1
-    (visited, heads), landed = _walk_segments(window, framing, starts, np.append(starts[1:], limit))
+    (visited, heads), landed = _walk_segments(window, framing, starts, lead)
     joined = _join_segments(window, framing, starts, visited, landed)
-    offsets = _cut_at_violation(window, framing, joined)
     # Where strays were left out, what was gathered on the way is not that of these records.
-    if heads is None or (landed[:-1] != starts[1:]).any():
-        return Walked(offsets)
+    if (landed[:-1] != starts[1:]).any():
+        return Walked(_cut_at_violation(window, framing, joined, None))
+    offsets = _cut_at_violation(window, framing, joined, heads)
+    # Blocks that are shorter than a head may stand at the very end.
+    rest = walk_in_sequence(window, framing, int(offsets[-1]))
+    if len(rest) > 1:
+        return Walked(np.concatenate((offsets[:-1], rest)))
     return Walked(offsets, heads[: len(offsets) - 1])
 
 
@@ -205,7 +229,7 @@ def find_starts(window: Window, framing: Framing, probe: Probe, floors: Offsets,
     Shape: one place or none for each floor, in order. No more than `MOST_CANDIDATES` are tried for each.
     """
     spacing = int(floors[1] - floors[0])
-    floors = floors[floors + width + 16 <= len(window)]
+    floors = floors[floors + width + BLOCK_HEAD_BYTES <= len(window)]
     rows = np.lib.stride_tricks.as_strided(
         window[floors[0] :], (len(floors), width + 16), (spacing, 1), writeable=False
     )
@@ -223,48 +247,50 @@ def _first_chained(window: Window, framing: Framing, probe: Probe, lanes: Offset
     alive, reached, next_of = np.arange(len(at)), at, _stepper(window, framing)
     for _ in range(probe.chain):
         reached, _ = next_of(reached)
-        inside = np.flatnonzero(reached <= len(window) - framing.header)
+        inside = np.flatnonzero(reached < _limit(window, framing))
         alive, reached = alive[inside], reached[inside]
         good = np.flatnonzero(probe.match_offsets(window, reached))
         alive, reached = alive[good], reached[good]
     return alive[np.unique(lanes[alive], return_index=True)[1]]
 
 
-def _stepper(window: Window, framing: Framing) -> Callable[[Offsets], tuple[Offsets, Heads | None]]:
+def _limit(window: Window, framing: Framing) -> int:
+    """Give the offset from which on there is no room for a head."""
+    return len(window) - framing.head_bytes + framing.before + 1
+
+
+def _stepper(window: Window, framing: Framing) -> Callable[[Offsets], tuple[Offsets, Heads]]:
     """Make the step of many walkers at once; it believes any length, but always moves on.
 
     With a record's length its whole head is read: what takes time is to fetch it from memory.
     """
-    word = np.dtype(framing.word.format.replace("I", "u4"))
-    if framing.is_repeated:
-        words = np.ndarray((len(window) - 3,), word, window, strides=(1,))
-        place, least = framing.length_at, framing.header
+    heads, before, added = _heads_at_all(window, framing.head_bytes), framing.before, framing.added
+    place, least, words_of = before + framing.length_at, framing.header, framing.words_of
 
-        def step_blocks(at: Offsets) -> tuple[Offsets, None]:
-            padded = words[at + place].astype(np.int64) + 3 & ~3
-            return np.asarray(at + np.maximum(padded, least)), None
-
-        return step_blocks
-    heads, column, added = _heads_at_all(window), framing.length_at // word.itemsize, framing.added
+    def step_blocks(at: Offsets) -> tuple[Offsets, Heads]:
+        found = heads[at - before]
+        padded = words_of(found, place) + np.uint32(3) & ~np.uint32(3)
+        return np.asarray(at + np.maximum(padded, least)), found
 
     def step_records(at: Offsets) -> tuple[Offsets, Heads]:
         found = heads[at]
-        lengths = found.view(word).reshape(-1, HEAD_BYTES // word.itemsize)[:, column]
-        return np.asarray(lengths + (at + added)), found
+        return np.asarray(words_of(found, place) + (at + added)), found
 
-    return step_records
+    return step_blocks if framing.is_repeated else step_records
 
 
 def _walk_segments(
-    window: Window, framing: Framing, starts: Offsets, ends: Offsets
-) -> tuple[tuple[Offsets, Heads | None], Offsets]:
-    """Walk every segment from its start until its end is reached or passed.
+    window: Window, framing: Framing, starts: Offsets, lead: Offsets
+) -> tuple[tuple[Offsets, Heads], Offsets]:
+    """Walk every segment from its start until the next one's start is reached or passed.
 
-    Shape: the offsets visited, in order, with their heads, and for each segment where its walker landed.
+    Shape: `lead` and the offsets visited, in order, with their heads, and for each segment where its
+    walker landed.
     """
     next_of, landed = _stepper(window, framing), np.empty_like(starts)
+    ends = np.append(starts[1:], _limit(window, framing))
     at, walkers, counts = starts, np.arange(len(starts)), np.zeros(len(starts), np.int64)
-    steps: list[tuple[Offsets, Offsets, Heads | None]] = []
+    steps: list[tuple[Offsets, Offsets, Heads]] = []
     while len(at) >= FEWEST_WALKERS:
         reached, heads = next_of(at)
         steps.append((walkers, at, heads))
@@ -279,33 +305,34 @@ def _walk_segments(
         found = walk_in_sequence(window, framing, begun, until=end)
         landed[walker], counts[walker] = found[-1], len(steps) + len(found) - 1
         tails[walker] = found[:-1]
-    return _in_order(window, steps, tails, np.cumsum(counts)), landed
+    return _in_order(window, framing, steps, tails, lead, np.cumsum(counts)), landed
 
 
 def _in_order(
     window: Window,
-    steps: Sequence[tuple[Offsets, Offsets, Heads | None]],
+    framing: Framing,
+    steps: Sequence[tuple[Offsets, Offsets, Heads]],
     tails: Mapping[int, Offsets],
+    lead: Offsets,
     ends: Offsets,
-) -> tuple[Offsets, Heads | None]:
+) -> tuple[Offsets, Heads]:
     """Bring what walkers visited step by step into the order of the window: one walker after the other.
 
     Shape: a step has its walkers, and each one's offset and head; the last of `tails` walked on alone.
-    `ends` says where in the result each walker's places end.
+    `ends` says where each walker's places end, behind those of `lead`.
     """
-    begins, offsets = np.append(0, ends[:-1]), np.empty(ends[-1], np.int64)
-    heads = None if steps[0][2] is None else np.empty(ends[-1], f"V{HEAD_BYTES}")
-    for number, (walkers, at, found) in enumerate(steps):
-        places = begins[walkers] + number
-        offsets[places] = at
-        if heads is not None and found is not None:
-            heads[places] = found
-    for walker, at in tails.items():
-        end = ends[walker]
-        offsets[end - len(at) : end] = at
-        if heads is not None:
-            heads[end - len(at) : end] = gather_heads(window, at)
-    return offsets, heads
+    first, before, size = len(lead), framing.before, framing.head_bytes
+    begins = first + np.append(0, ends[:-1])
+    numbers = np.repeat(np.arange(len(steps)), [len(at) for _, at, _ in steps])
+    places = [begins[np.concatenate([walkers for walkers, _, _ in steps])] + numbers, np.arange(first)]
+    places += [first + np.arange(ends[walker] - len(at), ends[walker]) for walker, at in tails.items()]
+    visited = np.concatenate([*(at for _, at, _ in steps), lead, *tails.values()])
+    heads = [*(found for _, _, found in steps)]
+    heads += [np.full(first, np.void(bytes(before) + window[: size - before].tobytes()))]
+    heads += [gather_heads(window, at - before, size) for at in tails.values()]
+    order = np.empty(len(visited), np.int64)
+    order[np.concatenate(places)] = np.arange(len(visited))
+    return visited[order], np.concatenate(heads).take(order)
 
 
 def _join_segments(
@@ -362,12 +389,12 @@ def _walk_until_met(
         at = end
 
 
-def _cut_at_violation(window: Window, framing: Framing, offsets: Offsets) -> Offsets:
+def _cut_at_violation(window: Window, framing: Framing, offsets: Offsets, heads: Heads | None) -> Offsets:
     """End the walk before the first record that is not whole or not valid."""
     ends = offsets[1:]
     if framing.is_repeated:
         ends = ends[: int(np.searchsorted(ends, len(window), "right"))]
-        lengths, repeated = _read_both_lengths(window, framing, offsets[: len(ends) + 1])
+        lengths, repeated = _read_both_lengths(window, framing, offsets[: len(ends) + 1], heads)
         wrong = (lengths != repeated) | (lengths < framing.header) | (lengths > framing.most)
     else:
         wrong = (np.diff(offsets) > framing.most + framing.added) | (ends > len(window))
@@ -375,15 +402,13 @@ def _cut_at_violation(window: Window, framing: Framing, offsets: Offsets) -> Off
     return offsets[: (int(bad[0]) if bad.size else len(ends)) + 1]
 
 
-def _read_both_lengths(window: Window, framing: Framing, offsets: Offsets) -> tuple[Window, Window]:
+def _read_both_lengths(
+    window: Window, framing: Framing, offsets: Offsets, heads: Heads | None
+) -> tuple[Offsets, Offsets]:
     """Read the length at each block's beginning and the one at its end."""
-    lengths, repeated = np.empty((2, len(offsets) - 1), framing.word.format.replace("I", "u4"))
-    if not len(lengths):
-        return lengths, repeated
-    # Where two blocks meet, the end of one, a type and the next one's length are 12 bytes in a row.
-    places = np.ndarray((len(window) - 11,), "V12", window, strides=(1,))
-    meetings = places[offsets[1:-1] - 4].view(lengths.dtype).reshape(-1, 3)
-    repeated[:-1], lengths[1:] = meetings[:, 0], meetings[:, 2]
-    lengths[:1] = read_words(window, offsets[:1] + framing.length_at, framing.is_big)
-    repeated[-1:] = read_words(window, offsets[-1:] - 4, framing.is_big)
-    return lengths, repeated
+    begins, ends = offsets[:-1] + framing.length_at, offsets[1:] - framing.before
+    if heads is None or not len(begins):
+        return read_words(window, begins, framing.is_big), read_words(window, ends, framing.is_big)
+    lengths = framing.words_of(heads, framing.before + framing.length_at)[: len(begins)]
+    last = read_words(window, ends[-1:], framing.is_big)
+    return lengths, np.append(framing.words_of(heads, 0)[1 : len(begins)], last)
