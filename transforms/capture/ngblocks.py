@@ -23,8 +23,6 @@ SECTION, INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 MOST_BLOCK_BYTES = (128 << 20) + (16 << 20)
 PCAPNG_MAGIC = SECTION.to_bytes(4, "big")  # the same in either order
 _ORDER_MAGICS = {(0x1A2B3C4D).to_bytes(4, order): order for order in ORDERS.values()}
-# Of the processor's caches.
-_LINE_BYTES = 64
 # What an enhanced packet block has before its data.
 _HEADER_NAMES = ("type", "length", "interface", "high", "low", "captured", "original")
 _HEADERS = {order: np.dtype([(name, f"{mark}u4") for name in _HEADER_NAMES]) for order, mark in _MARKS.items()}
@@ -112,13 +110,10 @@ class _Probe:
     framing: Framing
     chain: int = 2
 
-    def match_rows(self, rows: Window) -> NDArray[np.bool_]:
-        matches = np.zeros((rows.shape[0], rows.shape[1] - 16), np.bool_)
-        kind = np.frombuffer(self.type.to_bytes(4, ORDERS[self.framing.is_big]), np.uint8)
-        low = 3 if self.framing.is_big else 0
-        # Blocks stand on multiples of 4, and nearly every other byte of the type is 0 anyway.
-        matches[:, ::4] = rows[:, low:-16:4][:, : matches[:, ::4].shape[1]] == kind[low]
-        return matches
+    def match_rows(self, rows: Window) -> Offsets:
+        # Blocks stand on multiples of 4.
+        words = rows.view(">u4" if self.framing.is_big else "<u4")[:, : (rows.shape[1] - 16) // 4]
+        return np.flatnonzero(words == self.type) * 4
 
     def match_offsets(self, window: Window, at: Offsets) -> NDArray[np.bool_]:
         lengths = read_words(window, at + 4, self.framing.is_big)
@@ -134,8 +129,6 @@ def find_blocks(window: Window, order: Order) -> Blocks:
     """Find the whole blocks at a window's start; `order` is that of the section they begin in."""
     is_big = order == "big"
     framing = _FRAMINGS[order]
-    # Fetched from memory in order, a window is near when the walkers read it out of order.
-    np.bitwise_or.reduce(window[::_LINE_BYTES])
     starts, heads = find_records(window, framing, _probe_for(window, framing))
     blocks = Blocks(window, starts, is_big, order, heads)
     turned = _first_turned(blocks)

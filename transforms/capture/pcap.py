@@ -65,12 +65,12 @@ class _Probe:
     seconds: int
     chain: int = 4
 
-    def match_rows(self, rows: Window) -> NDArray[np.bool_]:
+    def match_rows(self, rows: Window) -> Offsets:
         big = self.layout.framing.is_big
         width = rows.shape[1] - HEADER_BYTES
         # The highest byte of two words: a time within half a year, a length below 16 MiB.
         time, length = (rows[:, at + (0 if big else 3) :][:, :width] for at in (0, 8))
-        return np.asarray((time == self.seconds >> 24) & (length == 0))
+        return np.flatnonzero((time == self.seconds >> 24) & (length == 0))
 
     def match_offsets(self, window: Window, at: Offsets) -> NDArray[np.bool_]:
         headers = read_headers(window, at, self.layout.framing.is_big)

@@ -111,8 +111,11 @@ class Probe(Protocol):
     def chain(self) -> int:
         """So many records have to follow each other."""
 
-    def match_rows(self, rows: Window) -> NDArray[np.bool_]:
-        """Look at every offset of every row quickly. Shape: a row's width without the last 16 bytes."""
+    def match_rows(self, rows: Window) -> Offsets:
+        """Look at every offset of every row quickly, the last 16 bytes of each left out.
+
+        Shape: where something was found, counted through all rows of that width, a multiple of 4.
+        """
 
     def match_offsets(self, window: Window, at: Offsets) -> NDArray[np.bool_]:
         """Look at some offsets closely; a header's bytes are there."""
@@ -233,7 +236,7 @@ def find_starts(window: Window, framing: Framing, probe: Probe, floors: Offsets,
     rows = np.lib.stride_tricks.as_strided(
         window[floors[0] :], (len(floors), width + 16), (spacing, 1), writeable=False
     )
-    lanes, columns = np.divmod(np.flatnonzero(probe.match_rows(rows)), width)
+    lanes, columns = np.divmod(probe.match_rows(rows), width)
     at = floors[lanes] + columns
     close = np.flatnonzero(probe.match_offsets(window, at))
     lanes, at = lanes[close], at[close]
