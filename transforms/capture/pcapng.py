@@ -34,7 +34,7 @@ from transforms.capture.spans import gather_spans, write_headers
 from transforms.capture.walk import Offsets
 from transforms.streams import Damage, PlainBytes
 
-WINDOW_BYTES = 4 << 20
+WINDOW_BYTES = 16 << 20
 # Names, statistics and secrets are kept whole; nobody writes more than this into one block.
 MOST_SIDE_BYTES = 16 << 20
 # Each interface is an entry of a table that is held as long as the file is read.
