@@ -3,7 +3,8 @@
 import gzip
 import io
 import struct
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from stores.capture_exports import to_ns
 from stores.ledger import Counts
 from stores.sealing_room import SealingRoom
 from stores.settings import load_settings
+from transforms.capture.exports import Stored
 from transforms.capture.packets import Packets
 from transforms.capture.reading import read_capture
 from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES, PACKETS
-from transforms.errors import UsageError
+from transforms.errors import DecryptionError, UsageError
 
 HOUR = datetime(2026, 11, 21, 7, tzinfo=UTC)
 HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1)
@@ -395,6 +397,33 @@ def test_an_export_holds_a_few_blocks_only(stage: Stage):
     assert max(sizes) <= (1 << 20) + 2_000
     assert sum(sizes) == len(content)
     assert io.BytesIO(stage.export()).read() == content
+
+
+def test_whoever_stops_reading_an_export_leaves_no_thread_and_an_error_comes_through(stage: Stage):
+    """The next block is opened in a thread meanwhile."""
+    stage.deliver(
+        HEADER + b"".join(record(at, frame(number, size=1400)) for number, at in enumerate(every(0.4, 8_000)))
+    )
+    exports = stage.platform.capture_exports("default")
+    device = stage.platform.devices("default").find("dev-1")
+    with exports.planned(device, HOUR, HOUR + timedelta(hours=1), "pcap") as plan:
+        parts = exports.stream(plan)
+        assert len(next(parts)) == 24
+        assert len(next(parts)) > 1_000
+        assert [one for one in threading.enumerate() if one.name.startswith("export")]
+        parts.close()
+        assert [one for one in threading.enumerate() if one.name.startswith("export")] == []
+
+        def read(block: Stored) -> memoryview:
+            if block.number == 3:
+                raise DecryptionError("the envelope")
+            return plan.read(block)
+
+        found = []
+        with pytest.raises(DecryptionError):
+            for part in exports.stream(replace(plan, read=read)):
+                found.append(part)
+        assert len(found) == 1 + 3
 
 
 def test_long_flows_are_cut_off_where_that_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import capture_oracle as oracle
-from transforms.capture import pcap, pcapng, walk
+from transforms.capture import ngblocks, pcap, pcapng, walk
 from transforms.capture.packets import Packets
 from transforms.capture.reading import Damage, Opening, Side, read_capture
 from transforms.streams import is_compressed
@@ -182,3 +182,19 @@ def test_the_lock_step_walk_is_the_walk_in_sequence(seed, style, mark, mutations
     assert found.offsets.tolist() == walk.walk_in_sequence(window, layout.framing).tolist()
     if found.heads is not None:
         assert found.heads.tobytes() == walk.gather_heads(window, found.offsets[:-1]).tobytes()
+
+
+@given(seed=SEEDS, style=STYLES, mutations=st.integers(0, 12), biggest=st.sampled_from([0, 30, 300]))
+@MANY
+def test_the_lock_step_walk_over_blocks_is_the_walk_in_sequence(seed, style, mutations, biggest):
+    rng = np.random.default_rng(seed)
+    content = oracle.make_pcapng(rng, 700, style, biggest)
+    window = np.frombuffer(oracle.mutate(rng, content, mutations), np.uint8)
+    order = ngblocks.ORDERS[False]
+    framing = ngblocks._FRAMINGS[order]
+    starts, heads = walk.find_records(window, framing, ngblocks._probe_for(window, framing))
+    assert starts.tolist() == walk.walk_in_sequence(window, framing).tolist()
+    if heads is not None:
+        # Before the first block there is nothing: zeros stand for it.
+        behind = np.concatenate((np.zeros(4, np.uint8), window))
+        assert heads.tobytes() == walk.gather_heads(behind, starts[:-1], walk.BLOCK_HEAD_BYTES).tobytes()

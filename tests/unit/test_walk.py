@@ -178,6 +178,7 @@ def test_blocks_are_walked_in_lock_step(monkeypatch, order, kind):
     assert blocks.starts.tolist() == np.cumsum([0, *map(len, parts)]).tolist()
     assert (blocks.types == kind).all() and blocks.order_after == order
     assert len(segments) == 1
+    assert blocks.heads is not None, "the headers are gathered again"
 
 
 def test_the_last_block_may_be_shorter_than_a_records_header():
