@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from lockhouse.operations import Caller
+from lockhouse.operations import Caller, Given
 from orchestration.resources import now
 from stores.access import EVERY_TENANT
 from stores.clients import Client, client_principal
@@ -130,7 +130,7 @@ def list_grants(caller: Caller, device: str | None = None) -> list[dict[str, Any
 
 def revoke_grant(caller: Caller, grant: str) -> None:
     """End a grant now."""
-    with caller.permitted(Right.OPERATE, Action.GRANT_REVOKED, named={"grant": grant}):
+    with caller.permitted(Right.OPERATE, Action.GRANT_REVOKED, grant=Given(grant)):
         caller.platform.access.grants.revoke(caller.tenant, grant)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from lockhouse.operations import Caller
+from lockhouse.operations import Caller, Given
 from stores.contracts import load_contract, produced
 from stores.devices import checked_device
 from stores.landing import OF_DEVICES, SHARED
@@ -73,7 +73,7 @@ def find_upload(caller: Caller, upload_id: str) -> tuple[Uploads, Upload]:
 
 def complete_upload(caller: Caller, upload_id: str) -> str:
     """Join and land an upload; gives the job. Once more, the same job."""
-    with caller.permitted(Right.INGEST, Action.UPLOAD_COMPLETED, named={"upload": upload_id}):
+    with caller.permitted(Right.INGEST, Action.UPLOAD_COMPLETED, upload=Given(upload_id)):
         uploads = _uploads(caller)
         job = uploads.complete(uploads.find(upload_id, caller.principal))
         caller.results["job"] = job
@@ -113,7 +113,7 @@ def read_job(caller: Caller, job: str) -> dict[str, Any]:
 
     Raises: MissingError where the tenant has no such job.
     """
-    with caller.permitted(Right.INGEST, Action.JOB_READ, named={"job": job}):
+    with caller.permitted(Right.INGEST, Action.JOB_READ, job=Given(job)):
         rows = [one for one in caller.platform.ledger.named([job]) if one["tenant"] == caller.tenant]
         if rows:
             return _job(rows[0])

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -46,6 +45,12 @@ def take_no_time(_step: str) -> AbstractContextManager[object]:
     return _NO_STEP
 
 
+class Given(str):
+    """An id as somebody gave it: until what it names is met, it may be anything, a person's own id for one."""
+
+    __slots__ = ()
+
+
 @dataclass
 class Caller:
     """Who asks, in which tenant, through which platform.
@@ -66,22 +71,15 @@ class Caller:
 
     @contextmanager
     def permitted(
-        self,
-        right: Right,
-        action: Action,
-        on_device: str | None = None,
-        named: Mapping[str, str] = MappingProxyType({}),
-        **parameters: str | int | None,
+        self, right: Right, action: Action, on_device: str | None = None, **parameters: str | int | None
     ) -> Iterator[None]:
         """Authorise and audit before the block runs; write down afterwards how it went.
 
-        `on_device` is the pseudonym of a device that a grant may cover. `named` are ids as they were given:
-        until the block has met what they name they may be anything, a person's own id for one, so the trail
-        holds their digests before, and in clear only where it went well. `results`, filled in the block, go
-        into the closing entry. Raises: RefusedError, audited too.
+        `on_device` is the pseudonym of a device that a grant may cover. What is `Given` stands in the trail
+        in clear only where it went well. `results`, filled in the block, go into the closing entry.
+        Raises: RefusedError, audited too.
         """
-        digests = {name: self.digest(text) for name, text in named.items()}
-        asked: dict[str, str | int | None] = {**parameters, **digests}
+        asked = {name: self.digest(one) if isinstance(one, Given) else one for name, one in parameters.items()}
         try:
             with self.step("authorise"):
                 role = self.authorise(right, on_device)
@@ -97,7 +95,7 @@ class Caller:
             # What left before it failed stands in the trail too.
             self.record(action, Outcome.FAILED, **asked, **self.results)
             raise
-        self.record(action, Outcome.DONE, **parameters, **named, **self.results)
+        self.record(action, Outcome.DONE, **parameters, **self.results)
 
     def authorise(self, right: Right, on_device: str | None = None) -> str:
         """Give what allows it.
@@ -214,7 +212,7 @@ def quarantine_content(caller: Caller, entry_id: str) -> tuple[str, bytes]:
     """Open one entry: its file's original name, and its bytes."""
     if not is_id(entry_id):
         raise UsageError("an entry's id is a UUID", see="lockhouse quarantine list")
-    with caller.permitted(Right.REVEAL, Action.QUARANTINE_SHOWN, named={"entry": entry_id}):
+    with caller.permitted(Right.REVEAL, Action.QUARANTINE_SHOWN, entry=Given(entry_id)):
         return _store_of(caller, entry_id).content(entry_id)
 
 

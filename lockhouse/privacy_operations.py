@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lockhouse.operations import Caller
+from lockhouse.operations import Caller, Given
 from orchestration.resources import now
 from stores.access_packages import AccessRequest, Wanted
 from stores.copies import PartCopy
@@ -147,7 +147,7 @@ def make_package(caller: Caller, request: AccessRequest) -> AccessRequest:
 
 def read_access(caller: Caller, request_id: str) -> AccessRequest:
     """Say how far an access request is."""
-    with caller.permitted(Right.ACCESS_SUBJECTS, Action.PACKAGES_LISTED, named={"package": request_id}):
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.PACKAGES_LISTED, package=Given(request_id)):
         return caller.platform.access_packages(caller.tenant).find(request_id)
 
 
@@ -161,8 +161,7 @@ def list_access(caller: Caller) -> list[AccessRequest]:
 def opened_package(caller: Caller, request_id: str) -> Iterator[tuple[AccessRequest, Iterator[memoryview]]]:
     """Give a package and its bytes; that it is disclosed is in the trail before the first of them."""
     packages = caller.platform.access_packages(caller.known_tenant())
-    named = {"package": request_id}
-    with caller.permitted(Right.ACCESS_SUBJECTS, Action.SUBJECT_ACCESSED, named=named):
+    with caller.permitted(Right.ACCESS_SUBJECTS, Action.SUBJECT_ACCESSED, package=Given(request_id)):
         found = packages.find(request_id)
         caller.results["subject"] = found.subject
         yield found, packages.open(request_id)
@@ -220,7 +219,7 @@ def ask_erasure(caller: Caller, ids: Sequence[str], domain: str | None, reason: 
 
 def read_erasure(caller: Caller, request_id: str) -> dict[str, Any]:
     """Say how far an erasure is."""
-    with caller.permitted(Right.ERASE_SUBJECTS, Action.ERASURES_LISTED, named={"erasure": request_id}):
+    with caller.permitted(Right.ERASE_SUBJECTS, Action.ERASURES_LISTED, erasure=Given(request_id)):
         return _shown(caller, _erasure(caller, request_id))
 
 
@@ -229,7 +228,7 @@ def read_certificate(caller: Caller, request_id: str) -> bytes:
 
     Raises: MissingError where there is no such request; NotYetError where it is not certified yet.
     """
-    with caller.permitted(Right.ERASE_SUBJECTS, Action.CERTIFICATE_READ, named={"erasure": request_id}):
+    with caller.permitted(Right.ERASE_SUBJECTS, Action.CERTIFICATE_READ, erasure=Given(request_id)):
         request = _erasure(caller, request_id)
         if request.certificate is None:
             raise NotYetError("there is no certificate yet: the erasure is still on its way")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from lockhouse.operations import Caller, known_domain
+from lockhouse.operations import Caller, Given, known_domain
 from stores.approvals import Approval
 from stores.erasure_plan import token_columns
 from stores.specs import domain_of, is_in_vault
@@ -91,8 +91,9 @@ def list_approvals(caller: Caller) -> list[Approval]:
 
 def decide_approval(caller: Caller, approval_id: str, decision: str) -> Approval:
     """Grant or refuse a reveal that somebody else asked for."""
-    named = {"approval": approval_id}
-    with caller.permitted(Right.APPROVE_REVEALS, Action.REVEAL_DECIDED, named=named, decision=decision):
+    with caller.permitted(
+        Right.APPROVE_REVEALS, Action.REVEAL_DECIDED, approval=Given(approval_id), decision=decision
+    ):
         return caller.platform.approvals(caller.tenant).decide(approval_id, caller.principal, decision)
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lockhouse.operations import Caller, is_id
+from lockhouse.operations import Caller, Given, is_id
 from orchestration.resources import Platform, now
 from orchestration.validations import LISTENERS
 from stores.contracts import load_contract
@@ -48,8 +48,7 @@ def submit_validation(caller: Caller, content: bytes, key: str | None = None) ->
 
 def read_status(caller: Caller, validation: str) -> dict[str, Any]:
     """Say how far a validation is, and what was decided. Raises: MissingError, GoneError."""
-    named = {"validation": validation}
-    with caller.permitted(Right.READ_VALIDATIONS, Action.VALIDATION_READ, named=named):
+    with caller.permitted(Right.READ_VALIDATIONS, Action.VALIDATION_READ, validation=Given(validation)):
         found = caller.platform.validations.disclosure.find_status(caller.tenant, known_id(validation))
         return {
             "validation": found.validation,
@@ -70,8 +69,9 @@ def disclose_validation(
     """
     # Most who ask do so for the person, whose right it is (GDPR, article 15).
     marks = {"purpose": purpose or "subject-request"} | ({"reason": reason} if reason else {})
-    named = {"validation": validation}
-    with caller.permitted(Right.DISCLOSE_VALIDATIONS, Action.VALIDATION_DISCLOSED, named=named, **marks):
+    with caller.permitted(
+        Right.DISCLOSE_VALIDATIONS, Action.VALIDATION_DISCLOSED, validation=Given(validation), **marks
+    ):
         opened = caller.platform.validations.disclosure.open_record(caller.tenant, known_id(validation))
         caller.results["fields"] = len(opened)
         return {"validation": known_id(validation), "record": opened}
@@ -84,8 +84,7 @@ def update_validation(
 
     Raises: UsageError, ConflictError, MissingError, GoneError.
     """
-    named = {"validation": validation}
-    with caller.permitted(Right.CHANGE_VALIDATIONS, Action.VALIDATION_UPDATED, named=named):
+    with caller.permitted(Right.CHANGE_VALIDATIONS, Action.VALIDATION_UPDATED, validation=Given(validation)):
         change = read_change(content, _contract())
         shown = canonical_json({**change.fields, **dict.fromkeys(change.removed)})
         mark = _mark(caller, key, f"update/{validation}/{shown}")
@@ -97,8 +96,7 @@ def update_validation(
 
 def delete_validation(caller: Caller, validation: str) -> dict[str, Any]:
     """Delete a validation: what remains is its id and when. Raises: MissingError, GoneError."""
-    named = {"validation": validation}
-    with caller.permitted(Right.CHANGE_VALIDATIONS, Action.VALIDATION_DELETED, named=named):
+    with caller.permitted(Right.CHANGE_VALIDATIONS, Action.VALIDATION_DELETED, validation=Given(validation)):
         target = known_id(validation)
         deleted = caller.platform.validations.intake.delete(caller.tenant, target)
         return {"validation": target, "status": DELETED, "deleted": deleted}

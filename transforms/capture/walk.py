@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -407,7 +407,7 @@ def _cut_at_violation(window: Window, framing: Framing, offsets: Offsets, heads:
 
 def _read_both_lengths(
     window: Window, framing: Framing, offsets: Offsets, heads: Heads | None
-) -> tuple[Offsets, Offsets]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read the length at each block's beginning and the one at its end."""
     begins, ends = offsets[:-1] + framing.length_at, offsets[1:] - framing.before
     if heads is None or not len(begins):
