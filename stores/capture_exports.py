@@ -53,6 +53,8 @@ _READ_BYTES = 1 << 20
 _ROOM_BYTES = 3 << 19
 # Packets of a window's edges that are kept from the plan for the file.
 _HELD_BYTES = 8 << 20
+# From here on a thread saves more than it takes.
+_AHEAD_FROM_BYTES = 32 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLEAR = [one.name for one in CAPTURE_BLOCKS.columns if one.name not in ("records", "packet_hour")]
 
@@ -172,11 +174,11 @@ class CaptureExports:
     def stream(self, plan: Plan, change: Change | None = None) -> Iterator[memoryview]:
         """Give the file's bytes; `change` is made to every packet first (the size is then another).
 
-        The next block is opened while the last one is used: a thread that lasts as long as the iterator.
+        Of a large one the next block is opened, in a thread, while the last one is used.
         """
         yield memoryview(plan.layout.opening())
         written = self._written(plan, change)
-        yield from one_ahead(written) if len(plan.blocks) > 1 else written
+        yield from written if plan.size_bytes < _AHEAD_FROM_BYTES else one_ahead(written)
 
     def _written(self, plan: Plan, change: Change | None) -> Iterator[memoryview]:
         for part in self.merged(plan):

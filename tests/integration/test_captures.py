@@ -399,8 +399,11 @@ def test_an_export_holds_a_few_blocks_only(stage: Stage):
     assert io.BytesIO(stage.export()).read() == content
 
 
-def test_whoever_stops_reading_an_export_leaves_no_thread_and_an_error_comes_through(stage: Stage):
+def test_whoever_stops_reading_an_export_leaves_no_thread_and_an_error_comes_through(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
     """The next block is opened in a thread meanwhile."""
+    monkeypatch.setattr("stores.capture_exports._AHEAD_FROM_BYTES", 0)
     stage.deliver(
         HEADER + b"".join(record(at, frame(number, size=1400)) for number, at in enumerate(every(0.4, 8_000)))
     )
