@@ -167,7 +167,8 @@ in the audit trail. Whoever makes a home becomes its operator and gives roles to
 AUDIT_INTRODUCTION = """
 Each entry names an action and an outcome: {outcomes}.
 What discloses or changes something has two entries: `allowed` before it happens, `done` or `failed` after.
-Parameters are names, counts and keyed digests, never personal values. The text of a `--reason` is kept as
+Parameters are names, counts and keyed digests, never personal values. An id that was typed is a digest too,
+until what it names was met: `done` has it in clear. The text of a `--reason` is kept as
 it was given: name no person in it.
 """
 
