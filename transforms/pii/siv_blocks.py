@@ -256,9 +256,9 @@ def _chunk(rows: Rows, values: pl.Series, slack: int, fill: bytes) -> Chunk:
     buffers: list[Any] = arrow.buffers()
     offsets = np.frombuffer(buffers[1], dtype=np.int64)[arrow.offset :][: len(values) + 1]
     first, behind = int(offsets[0]), int(offsets[-1])
-    text = bytearray(fill) * (behind - first + slack)
-    if behind > first:
-        text[: behind - first] = memoryview(buffers[2])[first:behind]
+    # In one piece: a buffer that is filled first, then written over, is written twice.
+    held = memoryview(buffers[2])[first:behind] if behind > first else b""
+    text = bytearray().join((held, fill * slack))
     return Chunk(rows, text, (offsets[:-1] - first).astype(np.intp, copy=False), np.diff(offsets))
 
 
