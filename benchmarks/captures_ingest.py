@@ -3,8 +3,9 @@
 Wall time and CPU seconds of one process, in turns, with the packet table and without it. Peers: dpkt
 reading packet by packet into rows that deltalake appends, on a smaller file that both take whole; and zstd
 at level 1 alone over the same bytes in memory, in pieces of a block, on one core. Then two ingests side by
-side against one (wall time), and a thousand small files of a hundred devices in one delivery. Every figure
-is of a result that was checked: packets are counted, and what is exported is the file that was delivered.
+side against one (wall time; two of zstd against one beside it, since no two processes gain more from a
+machine's cores), and a thousand small files of a hundred devices in one delivery. Every figure is of a
+result that was checked: packets are counted, and what is exported is the file that was delivered.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest.mock import patch
@@ -178,19 +180,13 @@ def turn(bench: Bench, at: int, large: Path, small: Path, folder: Path) -> dict[
     return taken
 
 
-def peak_of_ingest(folder: Path, path: Path) -> tuple[float, int, int]:
-    """Give wall seconds, peak memory before and after (MB) of one ingest in a process of its own."""
-    (found,) = ingest_in_children(folder, path, 1)
-    return found["wall_s"], found["before_mb"], found["after_mb"]
-
-
-def ingest_in_children(folder: Path, path: Path, count: int) -> list[dict[str, Any]]:
-    """Ingest the file at the same time in some processes, each into its own home; all begin together."""
+def in_children(work: str, folder: Path, path: Path, count: int) -> list[dict[str, Any]]:
+    """Do the same at the same time in some processes, each in a folder of its own; all begin together."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     children = []
     for at in range(count):
         home = Path(tempfile.mkdtemp(prefix=f"child-{at}-", dir=folder))
-        command = [sys.executable, __file__, "--child", str(home), str(path)]
+        command = [sys.executable, __file__, "--child", work, str(home), str(path)]
         children.append(
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)  # noqa: S603 - this file
         )
@@ -202,24 +198,34 @@ def ingest_in_children(folder: Path, path: Path, count: int) -> list[dict[str, A
         child.stdin.flush()
     found = [json.loads(child.communicate()[0]) for child in children]
     assert all(child.returncode == 0 for child in children)
-    assert len({one["packets"] for one in found}) == 1
+    assert len({one["result"] for one in found}) == 1
     return found
 
 
-def run_child(home: Path, path: Path) -> None:
-    """Ingest one file when told to; print how long it took and what memory."""
-    bench = Bench.at(home / "home")
-    (batch,) = bench.platform.landing.copy_in("captures", "default", [path], "dev-1")
+def run_child(work: str, home: Path, path: Path) -> None:
+    """Ingest or compress one file when told to; print how long it took and what memory."""
+    call = _prepared_ingest(home, path) if work == "ingest" else partial(compress_alone, path.read_bytes())
     print("ready", flush=True)
     sys.stdin.readline()
     before = peak_mb()
     start = time.monotonic()
-    counts = bench.platform.captures.seal_batch(batch.id)
-    assert bench.platform.captures.mask_batch(batch.id) == counts.accepted
+    result = call()
     wall = time.monotonic() - start
     after = peak_mb()
     shutil.rmtree(home)
-    print(json.dumps({"wall_s": wall, "packets": counts.accepted, "before_mb": before, "after_mb": after}))
+    print(json.dumps({"wall_s": wall, "result": result, "before_mb": before, "after_mb": after}))
+
+
+def _prepared_ingest(home: Path, path: Path) -> Callable[[], int]:
+    bench = Bench.at(home / "home")
+    (batch,) = bench.platform.landing.copy_in("captures", "default", [path], "dev-1")
+
+    def ingest() -> int:
+        packets = bench.platform.captures.seal_batch(batch.id).accepted
+        assert bench.platform.captures.mask_batch(batch.id) == packets
+        return packets
+
+    return ingest
 
 
 def peak_mb() -> int:
@@ -229,13 +235,17 @@ def peak_mb() -> int:
 
 
 def side_by_side(folder: Path, path: Path, turns: int) -> dict[str, float]:
-    """Give the wall seconds of one ingest and of two at once, least of some turns; and memory."""
-    alone, both, before, after = [], [], 0, 0
+    """Give the wall seconds of one ingest and of two at once, least of some turns; memory; and zstd's."""
+    found: dict[str, float] = {}
     for _ in range(turns):
-        wall, before, after = peak_of_ingest(folder, path)
-        alone.append(wall)
-        both.append(max(one["wall_s"] for one in ingest_in_children(folder, path, 2)))
-    return {"one_s": min(alone), "two_s": min(both), "rss_before_mb": before, "rss_after_mb": after}
+        for work in ("ingest", "zstd"):
+            (alone,) = in_children(work, folder, path, 1)
+            both = max(one["wall_s"] for one in in_children(work, folder, path, 2))
+            walls = {f"{work}_s": alone["wall_s"], f"two_{work}_s": both}
+            found |= {name: min(wall, found.get(name, wall)) for name, wall in walls.items()}
+            if work == "ingest":
+                found |= {"rss_before_mb": alone["before_mb"], "rss_after_mb": alone["after_mb"]}
+    return found
 
 
 def cut_small_files(path: Path, folder: Path, rng: np.random.Generator) -> dict[str, list[Path]]:
@@ -325,7 +335,9 @@ def report(packets: int, sample: int, turns: int) -> dict[str, Any]:
         "blocks vs zstd alone, CPU": least["zstd alone"] / least["blocks"],
         "blocks and packet table vs zstd alone, CPU": least["zstd alone"] / least["with packet table"],
         "stored vs delivered": stored / size,
-        "two side by side vs one": 2 * together["one_s"] / together["two_s"],
+        "two side by side vs one": 2 * together["ingest_s"] / together["two_ingest_s"],
+        # What two cores of this machine are worth to two processes that share nothing.
+        "two of zstd side by side vs one": 2 * together["zstd_s"] / together["two_zstd_s"],
     }
     return {
         "ratios": {case: round(ratio, 4) for case, ratio in ratios.items()},
@@ -367,10 +379,11 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=150_000, help="packets of the file for dpkt")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one object instead of the table")
-    parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        run_child(*options.child)
+        work, home, path = options.child
+        run_child(work, Path(home), Path(path))
         return
     found = report(options.packets, options.sample, options.turns)
     print(json.dumps(found)) if options.json else print_table(found)

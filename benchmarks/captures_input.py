@@ -21,8 +21,9 @@ DEVICES, SERVERS = 2_000, 16
 TCP, UDP = 6, 17
 # magic, version 2.4, zone, accuracy, snaplen, Ethernet
 FILE_HEADER = np.array([0xA1B2C3D4, 0x00040002, 0, 0, 262_144, 1], "<u4").tobytes()
-READING = b'{"temp":21.37,"hum":40.2,"bat":3.61,"rssi":-71,"fw":"2.4.1","up":86400},'
-NAME = b"\x07metrics\x05cloud\x07example\x03com\x00\x00\x01\x00\x01\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c"
+READING = b'{"temp":293,"hum":40.2,"bat":3.61,"rssi":-71,"fw":"2.4.1","up":86400},'
+QUESTION = b"\x07metrics\x05cloud\x07example\x03com\x00\x00\x01\x00\x01"
+NAME = QUESTION + b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\xcb\x00\x71\x0a"
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,17 @@ class Kind:
     protocol: int
     port: int
     opening: bytes
-    filling: bytes  # repeated through the payload; random where empty
+    filling: bytes  # repeated behind that; random where empty
+    digits_at: int  # in the filling: three digits that differ from packet to packet
     lengths: tuple[int, ...]
 
 
 KINDS = (
-    Kind(0.55, TCP, 8883, b"\x17\x03\x03\x00\x60", b"", tuple(range(100, 301, 20))),
-    Kind(0.15, UDP, 53, b"\x12\x34\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00", NAME, tuple(range(100, 161, 12))),
-    Kind(0.30, UDP, 5683, b"\x42\x02\x30\x39\xb2rd\xff", READING, tuple(range(100, 241, 14))),
+    Kind(0.55, TCP, 8883, b"\x17\x03\x03\x00\x60", b"", 0, tuple(range(100, 301, 20))),
+    Kind(
+        0.15, UDP, 53, b"\x12\x34\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00", NAME, 1, tuple(range(100, 161, 12))
+    ),
+    Kind(0.30, UDP, 5683, b"\x40\x02\x30\x39\xb2rd\xff", READING, 8, tuple(range(100, 241, 14))),
 )
 
 
@@ -144,12 +148,14 @@ def _endpoints(
 
 def _fill_payload(payload: NDArray[np.uint8], kind: Kind, rng: np.random.Generator) -> None:
     count, length = payload.shape
+    begin = len(kind.opening)
+    payload[:, :begin] = np.frombuffer(kind.opening, np.uint8)
     if kind.filling:
-        payload[:] = np.resize(np.frombuffer(kind.filling, np.uint8), length)
-        payload[:, 12:15] = rng.integers(48, 58, (count, 3), np.uint8)
+        payload[:, begin:] = np.resize(np.frombuffer(kind.filling, np.uint8), length - begin)
+        digits = slice(begin + kind.digits_at, begin + kind.digits_at + 3)
+        payload[:, digits] = rng.integers(48, 58, (count, 3), np.uint8)
     else:
-        payload[:] = np.frombuffer(rng.bytes(count * length), np.uint8).reshape(count, length)
-    payload[:, : len(kind.opening)] = np.frombuffer(kind.opening, np.uint8)
+        payload[:, begin:] = np.frombuffer(rng.bytes(count * (length - begin)), np.uint8).reshape(count, -1)
 
 
 def _set_checksums(frames: NDArray[np.uint8], protocol: int) -> None:

@@ -27,6 +27,7 @@ from stores.tables import Tables
 from transforms.capture.assigning import Claim, split_by_device
 from transforms.capture.blocks import Block, cut_blocks, order_by_hour, take_packets
 from transforms.capture.cutoff import cut_flows
+from transforms.capture.kinds import ROOM_BYTES
 from transforms.capture.layers import read_layers
 from transforms.capture.packets import Packets
 from transforms.capture.reading import Damage, Opening, Side, read_capture
@@ -123,10 +124,10 @@ class Chunk:
 class Masker:
     """Makes packet rows for one tenant."""
 
-    def __init__(self, keys: TenantKeys, tenant: str) -> None:
-        """Take the tenant's present keys."""
+    def __init__(self, keys: TenantKeys, tenant: str, room: SealingRoom) -> None:
+        """Take the tenant's present keys, and memory that is free whenever rows are made."""
         self._keys = PacketKeys(keys.token_keys(tuple(DOMAIN_FORMATS)), keys.prefix_key())
-        self._tenant = tenant
+        self._tenant, self._room = tenant, room
 
     def mask(self, parts: Sequence[Sealed], arrival: tuple[datetime, str, int]) -> pa.Table:
         """Make the rows of blocks that arrived together; their addresses are masked once for all of them."""
@@ -134,7 +135,8 @@ class Masker:
             return pa.table({})
         # Packets of one kind together: many small files are looked into as if they were one.
         parts = sorted(parts, key=lambda part: part.packets.interface.link_type)
-        headers = read_headers([part.packets for part in parts])
+        packets = [part.packets for part in parts]
+        headers = read_headers(packets, self._room.offer(sum(map(len, packets)) * ROOM_BYTES))
         blocks = [block for part in parts for block in part.blocks]
         ids = [one for part in parts for one in part.block_ids]
         tokens = [part.device_token for part in parts for _ in part.blocks]
@@ -164,7 +166,7 @@ class BatchSealing:
         self._batch, self._sealer, self._registry = batch, sealer, registry
         self._tables, self._ledger, self._now = tables, ledger, now
         self._flow_bytes, self._room, self._keep = flow_bytes, room, keep
-        self._masker = Masker(self._sealer.keys, batch.tenant)
+        self._masker = Masker(self._sealer.keys, batch.tenant, room)
         self._known: dict[str, Device] = {}
         self._subject_keys: dict[tuple[str, int], tuple[bytes, bytes | None]] = {}
         self._digests: dict[int, bytes] = {}

@@ -133,7 +133,7 @@ class CaptureIntake:
         registered = {
             one.ref: one for one in self._devices(tenant).listing(found["device_ref"].unique().to_list())
         }
-        masker = Masker(sealer.keys, tenant)
+        masker = Masker(sealer.keys, tenant, SealingRoom())
         parts: dict[tuple[datetime, str, int], list[Sealed]] = {}
         for row, packets in open_blocks(sealer, found):
             block = describe_block(packets, row["ts_min"] // HOUR_NS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,12 +16,25 @@ Column: TypeAlias = "pa.Array[Any]"
 Codes: TypeAlias = "npt.NDArray[Any]"
 
 _SAMPLE_ROWS = 4096
+_NEAR_ROWS = 1 << 16
+# Numbers that lie closer together than this are looked up in a table of as many entries.
+_MOST_SPAN = 1 << 16
+
+
+def cuts(rows: int, at_once: int = _NEAR_ROWS) -> Iterator[slice]:
+    """Cut rows into so many at once, that what is made of them on the way stays near the processor.
+
+    Memory that is taken anew for millions of rows costs more than what is computed in it.
+    """
+    return (slice(first, min(first + at_once, rows)) for first in range(0, rows, at_once))
 
 
 def constant(value: object, kind: pa.DataType, rows: int) -> Column:
     """Give a column that holds one value throughout, or only nulls."""
-    distinct: Column = pa.array([] if value is None else [value], kind)
-    return _coded(np.zeros(rows, np.uint8), np.zeros(rows, bool) if value is None else None, distinct)
+    codes = np.zeros(rows, np.uint8)
+    if value is None:
+        return _coded(codes, pa.py_buffer(bytes(-(-rows // 8))), pa.array([], kind))
+    return _coded(codes, None, pa.array([value], kind))
 
 
 def spread(codes: Codes, distinct: Column, of_rows: npt.NDArray[np.int64] | None = None) -> Column:
@@ -34,10 +48,38 @@ def spread(codes: Codes, distinct: Column, of_rows: npt.NDArray[np.int64] | None
         return constant(None, distinct.type, rows)
     if len(distinct) == 1 and valid.all():
         return constant(distinct[0].as_py(), distinct.type, rows)
-    narrow = np.where(valid, codes, 0).astype(smallest_kind(len(distinct)))
+    known = codes if valid.all() else np.where(valid, codes, 0)
+    narrow = known.astype(smallest_kind(len(distinct)), copy=False)
     if of_rows is not None:
         narrow, valid = narrow[of_rows], valid if valid.all() else valid[of_rows]
-    return _coded(narrow, None if valid.all() else valid, distinct)
+    bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little").data)
+    return _coded(narrow, bitmap, distinct)
+
+
+def number_close(values: npt.NDArray[Any]) -> tuple[Codes, npt.NDArray[Any]] | None:
+    """Give numbers that lie close together codes, in their order, and the distinct ones by code.
+
+    Shape: at least one integer in. None where the least and the most are 65,536 apart or more.
+    """
+    least = int(values.min())
+    if int(values.max()) - least >= _MOST_SPAN:
+        return None
+    is_met = np.zeros(_MOST_SPAN, bool)
+    for cut in cuts(len(values)):
+        is_met[_places(values[cut], least)] = True
+    met = np.flatnonzero(is_met)
+    codes = (np.cumsum(is_met, dtype=np.int32) - 1).astype(smallest_kind(len(met)))
+    narrow = np.empty(len(values), codes.dtype)
+    for cut in cuts(len(values)):
+        narrow[cut] = codes[_places(values[cut], least)]
+    return narrow, (met + least).astype(values.dtype.newbyteorder("="))
+
+
+def _places(values: npt.NDArray[Any], least: int) -> npt.NDArray[np.intp]:
+    # numpy looks up by its own kind of index several times as fast as by any other.
+    places = values.astype(np.intp)
+    places -= least
+    return places
 
 
 def smallest_kind(count: int) -> type[np.unsignedinteger[Any]]:
@@ -45,8 +87,7 @@ def smallest_kind(count: int) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if count <= 1 << 8 else np.uint16 if count <= 1 << 16 else np.uint32
 
 
-def _coded(codes: Codes, valid: Codes | None, distinct: Column) -> Column:
-    bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little").data)
+def _coded(codes: Codes, bitmap: pa.Buffer | None, distinct: Column) -> Column:
     buffers = [bitmap, pa.py_buffer(codes.data)]
     numbers: Any = pa.Array.from_buffers(pa.from_numpy_dtype(codes.dtype), len(codes), buffers)
     return pa.DictionaryArray.from_arrays(numbers, distinct)

@@ -11,7 +11,7 @@ from transforms.capture import numbering
 from transforms.capture.blocks import cut_blocks, describe_block, slice_packets
 from transforms.capture.community import number_directions
 from transforms.capture.decoding import choose_speaking, decode_names, decode_packets
-from transforms.capture.kinds import KIND_COLUMNS, KindReader
+from transforms.capture.kinds import KIND_COLUMNS, ROOM_BYTES, KindReader
 from transforms.capture.layers import fields_to_frame, frame_to_fields, group_of, read_fields, read_layers
 from transforms.capture.packets import Interface, Packets
 from transforms.capture.rows import NAMES, read_headers
@@ -186,7 +186,8 @@ def heads(draw):
 @given(sent=st.lists(heads() | frames(), max_size=40))
 def test_a_kind_says_what_each_of_its_packets_does(link_type, sent):
     packets = packets_of(sent, link_type)
-    reader = KindReader(2 * len(packets))
+    # Memory that held something else before, and more of it than is needed.
+    reader = KindReader(2 * len(packets), memoryview(bytearray(b"\xa5" * (2 * len(packets) + 1) * ROOM_BYTES)))
     speaking = [reader.read(packets), reader.read(packets)]
     kinds = reader.finish()
     columns, valid = read_fields(packets)

@@ -95,6 +95,23 @@ def test_differences_add_up(numbers, is_narrow):
     assert pl.read_parquet(io.BytesIO(content))["n"].to_list() == numbers
 
 
+@pytest.mark.parametrize("rows", [20_000, 20_001, 20_033, 20_128])
+def test_where_numbers_fall_back_one_block_is_wide(rows, tmp_path):
+    """Places of packets within their blocks rise by a packet's size, and begin again with each block."""
+    numbers = np.random.default_rng(rows).integers(60, 1_500, rows).cumsum() % (1 << 20)
+    content = whole(pa.table({"n": pa.array(numbers, pa.int32())}), rising=["n"])
+    assert pq.read_table(io.BytesIO(content))["n"].to_pylist() == numbers.tolist()
+    assert pl.read_parquet(io.BytesIO(content))["n"].to_list() == numbers.tolist()
+    assert [one for (one,) in read_by_duckdb(content, tmp_path / "x.parquet")] == numbers.tolist()
+    assert len(content) < 2.5 * rows
+
+    calm = np.arange(rows) * 60
+    calm[rows // 2 :] -= calm[rows // 2]
+    content = whole(pa.table({"n": pa.array(calm, pa.int32())}), rising=["n"])
+    assert pq.read_table(io.BytesIO(content))["n"].to_pylist() == calm.tolist()
+    assert len(content) < rows
+
+
 @pytest.mark.parametrize("distinct", [1, 2, 255, 256, 257, 65_536, 65_537])
 def test_codes_of_every_width_are_read(distinct, tmp_path):
     codes = np.random.default_rng(distinct).integers(0, distinct, 70_000)

@@ -251,19 +251,24 @@ def _find_questions(octets: NDArray[np.uint8], starts: Numbers, ends: Numbers) -
     for every message where its name's type ends. A name stands first in its message, so there is
     nothing that it could be compressed against.
     """
-    stops, at = np.zeros(len(starts), np.int64), starts + _QUESTION_AT
-    asked = (octets[starts + 4] | octets[starts + 5]) != 0
-    left = np.flatnonzero(asked)
+    stops = np.zeros(len(starts), np.int64)
+    left = np.flatnonzero((octets[starts + 4] | octets[starts + 5]) != 0)
+    at = starts[left] + _QUESTION_AT
+    bounds = np.minimum(ends[left], at + (_LONGEST_NAME + 1))
     while left.size:
-        left = left[at[left] < ends[left]]
-        size = octets[at[left]].astype(np.int64)
-        ended = left[size == 0]
-        stops[ended] = at[ended] + 3
-        left, size = left[size > 0], size[size > 0]
-        at[left] += 1 + size
-        left = left[(size <= _LONGEST_LABEL) & (at[left] - starts[left] <= _QUESTION_AT + _LONGEST_NAME)]
+        left, at, bounds = _where(at < bounds, left, at, bounds)
+        size = octets[at].astype(np.int64)
+        ended = np.flatnonzero(size == 0)
+        stops[left[ended]] = at[ended] + 3
+        at += 1 + size
+        left, at, bounds = _where((size > 0) & (size <= _LONGEST_LABEL), left, at, bounds)
     # Behind the type, the question has two more bytes.
     return np.flatnonzero((stops > 0) & (stops + 2 <= ends)), stops
+
+
+def _where(chosen: Mask, *columns: Numbers) -> Sequence[Numbers]:
+    """Choose among rows; most often it is all of them."""
+    return columns if chosen.all() else [column[np.flatnonzero(chosen)] for column in columns]
 
 
 def _decode_question(question: bytes) -> Found | None:

@@ -21,6 +21,7 @@ from transforms.capture.layers import TCP, UDP, Columns, group_of, read_spans, w
 from transforms.capture.links import Fields, Ints, Mask, gather, lay_out
 from transforms.capture.numbering import Numbers, Words, number_rows
 from transforms.capture.packets import HEADER_BYTES, Packets
+from transforms.coding import cuts
 
 # What tells kinds apart, and is null with its group.
 KIND_COLUMNS = (
@@ -42,6 +43,8 @@ KIND_COLUMNS = (
     "icmp_code",
 )
 _MACS = ("src_mac", "dst_mac")
+# What is kept of a packet until its kind has a number.
+ROOM_BYTES = 32
 # So many heads stay near the processor while they are looked at.
 _AT_ONCE = 8_192
 _ETHERNET_LINK = 1
@@ -110,49 +113,52 @@ class Kinds:
 class KindReader:
     """Reads packets window by window, and numbers their kinds when all are there."""
 
-    def __init__(self, rows: int) -> None:
-        """Make room for so many packets. Units: 36 bytes for each."""
+    def __init__(self, rows: int, room: memoryview | None = None) -> None:
+        """Begin, for so many packets. Units: `room` has `ROOM_BYTES` for each, used until `finish` is done."""
         self._rows, self._plain = 0, 0
-        self._words: list[Words] = [np.empty(rows, np.uint64) for _ in range(4)]
+        octets = bytearray(rows * ROOM_BYTES) if room is None else room[: rows * ROOM_BYTES]
+        self._words: list[Words] = list(np.frombuffer(octets, np.uint64).reshape(ROOM_BYTES // 8, rows))
         self._payload = np.empty(rows, np.int32)
         self._others: list[tuple[Ints, Columns]] = []
 
     def read(self, packets: Packets) -> Speaking:
         """Take packets; gives those among them that may tell a name."""
         found: list[Speaking] = []
-        for first in range(0, len(packets), _AT_ONCE):
-            found += self._read(packets, slice(first, first + _AT_ONCE))
+        for cut in cuts(len(packets), _AT_ONCE):
+            found += self._read(packets, cut)
         return Speaking.join(packets.records, found)
 
     def _read(self, packets: Packets, cut: slice) -> Iterator[Speaking]:
         octets, starts, ends = with_slack(packets.records, packets.starts[:-1][cut], packets.starts[1:][cut])
         payload = self._payload[self._rows : self._rows + len(starts)]
-        heads, is_plain = np.empty(0, _HEAD), np.zeros(len(starts), bool)
+        is_plain = np.zeros(len(starts), bool)
         link_type = packets.interface.link_type
         if link_type & 0xFFFF == _ETHERNET_LINK:
             heads = gather(octets, starts, _HEAD)
-            sizes, stops = _measure(heads)
-            is_plain = _is_plain(heads, sizes, stops)
+            # All ask for it: its bytes stand side by side now, not one in each head.
+            protocol = heads["protocol"].copy()
+            sizes, stops = _measure(heads, protocol)
+            is_plain = _is_plain(heads, protocol, sizes, stops)
             np.subtract(stops, sizes, out=payload)
             is_all = bool(is_plain.all())
             told = payload if is_all else np.where(is_plain, payload, -1)
-            yield _choose_speaking(packets, cut.start, heads, sizes, told)
-            heads = heads if is_all else heads[is_plain]
+            yield _choose_speaking(packets, cut.start, heads, protocol, sizes, told)
+            kept = slice(None) if is_all else is_plain
+            self._keep(heads[kept], protocol[kept])
         rows = np.flatnonzero(~is_plain)
         if rows.size:
             columns, valid = read_spans(octets, starts[rows], ends[rows], link_type)
             self._others.append((rows + self._rows, (columns, valid)))
             payload[rows] = np.where(valid["payload"], columns["payload_bytes"], -1)
             yield choose_speaking(packets, rows + cut.start, columns, valid)
-        self._keep(heads)
         self._rows += len(starts)
 
-    def _keep(self, heads: Fields) -> None:
+    def _keep(self, heads: Fields, protocol: Fields) -> None:
         """Keep what tells the kinds of plain packets apart."""
         cut = slice(self._plain, self._plain + len(heads))
         one, two, three, four = (word[cut] for word in self._words)
         one[:] = heads["a"]
-        is_tcp = heads["protocol"] == TCP
+        is_tcp = protocol == TCP
         # What stands there in a datagram is payload.
         np.bitwise_or(heads["b"] & _MAC_END, (heads["f"] & _TCP_WORDS) * is_tcp, out=two)
         np.bitwise_or(heads["c"] & _TTL_PROTOCOL, (heads["e"] >> _SIXTEEN) & _PORTS, out=three)
@@ -178,19 +184,18 @@ class KindReader:
         return Kinds(of_packets, *_joined([(columns, valid), (taken[0], taken[1])]), payload)
 
 
-def _measure(heads: Fields) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _measure(heads: Fields, protocol: Fields) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Give the headers' size and where the datagram ends, for what is plain. Units: bytes of the frame."""
     captured, total = heads["captured"].astype(np.int32), heads["total"].astype(np.int32)
     # A length of 0 is what a network card that segments by itself leaves behind; as in `layers.py`.
     stops = np.where(total >= 20, np.minimum(captured, total + _ETHERNET_BYTES), captured)
     told = (heads["words"] >> 4).astype(np.int32) * 4 + (_TCP_BYTES - 20)
     # Arithmetic, since a choice that nobody can predict takes three times as long.
-    return (heads["protocol"] == TCP) * (told - _UDP_BYTES) + _UDP_BYTES, stops
+    return (protocol == TCP) * (told - _UDP_BYTES) + _UDP_BYTES, stops
 
 
-def _is_plain(heads: Fields, sizes: NDArray[np.int32], stops: NDArray[np.int32]) -> Mask:
+def _is_plain(heads: Fields, protocol: Fields, sizes: NDArray[np.int32], stops: NDArray[np.int32]) -> Mask:
     """Tell which packets are plain: their headers are all there, and nothing in them is out of the common."""
-    protocol = heads["protocol"]
     is_plain = (heads["b"] & _IS_IPV4) == _IPV4
     is_plain &= (heads["c"] & _FRAGMENT) == 0
     is_plain &= (protocol == UDP) | ((protocol == TCP) & (sizes >= _TCP_BYTES))
@@ -199,15 +204,20 @@ def _is_plain(heads: Fields, sizes: NDArray[np.int32], stops: NDArray[np.int32])
 
 
 def _choose_speaking(
-    packets: Packets, first: int, heads: Fields, sizes: NDArray[np.int32], payload_bytes: NDArray[np.int32]
+    packets: Packets,
+    first: int,
+    heads: Fields,
+    protocol: Fields,
+    sizes: NDArray[np.int32],
+    payload_bytes: NDArray[np.int32],
 ) -> Speaking:
     """Choose packets that may tell something among plain ones; the longest headers end within the heads."""
     places = np.arange(HEADER_BYTES, HEADER_BYTES + heads.nbytes, _HEAD.itemsize)
     first_octets = heads.view(np.uint8)[places + sizes]
     ports = heads["src_port"], heads["dst_port"]
-    chosen = np.flatnonzero(may_tell(heads["protocol"], *ports, payload_bytes, first_octets))
+    chosen = np.flatnonzero(may_tell(protocol, *ports, payload_bytes, first_octets))
     rows = chosen + first
-    columns = (one[chosen] for one in (heads["protocol"], *ports, sizes + HEADER_BYTES, payload_bytes))
+    columns = (one[chosen] for one in (protocol, *ports, sizes + HEADER_BYTES, payload_bytes))
     return Speaking(packets.records, rows, packets.starts[rows], *columns)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from transforms.coding import cuts
 
 Numbers: TypeAlias = "NDArray[np.int64]"
 Words: TypeAlias = "NDArray[np.uint64]"
@@ -42,20 +43,36 @@ def number_rows(words: Sequence[Words]) -> tuple[Numbers, Numbers]:
     Shape: up to eight columns in; a number for each row, in the order that they are met, and by number
     the first row that has it.
     """
-    # One hash table instead of one for each word: over sums of the words, each times its factor. Where two
-    # rows have the same sum, which takes intent or 2**32 distinct ones, words tell them apart.
-    sums = reduce(np.add, (word * factor for word, factor in zip(words, _FACTORS, strict=False)))
-    codes, firsts = _first_of_each(number_values(sums.view(np.int64))[0])
-    if all((word[firsts][codes] == word).all() for word in words):
+    codes, firsts = _first_of_each(number_values(_sums(words).view(np.int64))[0])
+    if _agree(words, codes, firsts):
         return codes, firsts
     return _first_of_each(_number_exactly(words))
+
+
+def _sums(words: Sequence[Words]) -> Words:
+    """Add the words of each row, each times its factor: one hash table instead of one for each word.
+
+    Where two rows have the same sum, which takes intent or 2**32 distinct ones, words tell them apart.
+    """
+    sums = np.zeros(len(words[0]), np.uint64)
+    for cut in cuts(len(sums)):
+        for word, factor in zip(words, _FACTORS, strict=False):
+            sums[cut] += word[cut] * factor
+    return sums
+
+
+def _agree(words: Sequence[Words], codes: Numbers, firsts: Numbers) -> bool:
+    """Whether each row says what the first one with its number says."""
+    known = [(word, word[firsts]) for word in words]
+    return all((first[codes[cut]] == word[cut]).all() for cut in cuts(len(codes)) for word, first in known)
 
 
 def _first_of_each(codes: Numbers) -> tuple[Numbers, Numbers]:
     """Give the codes, and the first place of each."""
     firsts = np.empty(int(codes.max(initial=-1)) + 1, np.int64)
+    places = np.arange(len(codes))
     # Of several values for one place the last one stays: from behind, that is the first row.
-    firsts[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    firsts[codes[::-1]] = places[::-1]
     return codes, firsts
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -21,10 +21,10 @@ from transforms.capture.community import distinct_flows, number_directions
 from transforms.capture.decoding import Said, decode_names
 from transforms.capture.kinds import KindReader, Kinds
 from transforms.capture.layers import distinct_addresses, fields_to_frame, format_ips, format_macs, group_of
-from transforms.capture.numbering import Numbers, number_values
+from transforms.capture.numbering import Numbers
 from transforms.capture.packets import Packets
 from transforms.capture.prefixes import encrypt_prefixes
-from transforms.coding import Column, constant, spread
+from transforms.coding import Column, constant, number_close, smallest_kind, spread
 from transforms.pii.siv import SivKey, encrypt_column
 
 # What decoding finds, by the column that its token stands in.
@@ -77,10 +77,13 @@ class Headers:
     names: dict[str, tuple[NDArray[np.int32], list[str]] | None]
 
 
-def read_headers(parts: Sequence[Packets]) -> Headers:
-    """Read the headers of all packets, and the names that some tell in the clear."""
+def read_headers(parts: Sequence[Packets], room: memoryview | None = None) -> Headers:
+    """Read the headers of all packets, and the names that some tell in the clear.
+
+    Units: `room` has `ROOM_BYTES` for each packet, and is free again afterwards; None for new memory.
+    """
     rows = sum(map(len, parts))
-    reader, first = KindReader(rows), 0
+    reader, first = KindReader(rows, room), 0
     names: dict[str, _Names] = {name: _Names(rows) for name in NAMES}
     for packets in _joined(parts):
         for said in decode_names(reader.read(packets)):
@@ -143,14 +146,13 @@ def mask_packets(
     their order. The result has a row for each packet, with all columns of the table but those that
     are the same for the whole batch.
     """
-    of_block = np.repeat(np.arange(len(blocks)), [len(block.packets) for block in blocks])
-    kinds, rows = headers.kinds, len(of_block)
-    columns: dict[str, Column] = _of_blocks(blocks, block_ids, device_tokens, of_block)
+    kinds, rows = headers.kinds, len(headers.kinds.of_packets)
+    columns: dict[str, Column] = _of_blocks(blocks, block_ids, device_tokens)
     columns |= {
         "record_offset": pa.array(
-            np.concatenate([block.packets.starts[:-1] for block in blocks]).astype(np.int32)
+            np.concatenate([block.packets.starts[:-1].astype(np.int32) for block in blocks])
         ),
-        "occurred_at": _moments(np.concatenate([block.packets.ts_ns for block in blocks]) // 1000),
+        "occurred_at": _moments(np.concatenate([block.packets.ts_ns // 1000 for block in blocks])),
         **_lengths(*(np.concatenate([block.packets.headers[name] for block in blocks]) for name in _LENGTHS)),
         "payload_bytes": _sizes(kinds.payload_bytes),
     }
@@ -168,7 +170,7 @@ def mask_packets(
 
 
 def _of_blocks(
-    blocks: Sequence[Block], block_ids: Sequence[str], device_tokens: Sequence[str], of_block: Numbers
+    blocks: Sequence[Block], block_ids: Sequence[str], device_tokens: Sequence[str]
 ) -> dict[str, Column]:
     """Give the columns that say one thing for all packets of a block."""
     values: dict[str, tuple[Sequence[Any], pa.DataType]] = {
@@ -178,10 +180,11 @@ def _of_blocks(
         "event_hour": ([_EPOCH + timedelta(hours=block.hour) for block in blocks], _TIME),
         "link_type": ([block.packets.interface.link_type & 0xFFFF for block in blocks], pa.int32()),
     }
-    columns = {}
+    columns, packets = {}, [len(block.packets) for block in blocks]
     for name, (each, kind) in values.items():
         encoded = pa.array(each, kind).dictionary_encode()
-        columns[name] = spread(encoded.indices.to_numpy(), encoded.dictionary, of_block)
+        narrow = encoded.indices.to_numpy().astype(smallest_kind(len(encoded.dictionary)))
+        columns[name] = spread(np.repeat(narrow, packets), encoded.dictionary)
     return columns
 
 
@@ -191,12 +194,16 @@ def _moments(microseconds: NDArray[np.int64]) -> Column:
 
 def _lengths(captured: NDArray[np.uint32], original: NDArray[np.uint32]) -> dict[str, Column]:
     """Give what was captured and what was on the wire; most often that is the same, and has the same codes."""
-    short = pa.array(captured.astype(np.int32))
-    if not (captured == original).all():
-        return {"captured_bytes": short, "original_bytes": pa.array(original.astype(np.int64))}
-    coded: Any = short.dictionary_encode()
-    long = pa.DictionaryArray.from_arrays(coded.indices, coded.dictionary.cast(pa.int64()))
-    return {"captured_bytes": coded, "original_bytes": long}
+    found = number_close(captured) if captured.size and (captured == original).all() else None
+    if found is None:
+        return {
+            "captured_bytes": pa.array(captured.astype(np.int32)),
+            "original_bytes": pa.array(original.astype(np.int64)),
+        }
+    codes, distinct = found
+    short: Any = spread(codes, pa.array(distinct.astype(np.int32)))
+    long = pa.DictionaryArray.from_arrays(short.indices, short.dictionary.cast(pa.int64()))
+    return {"captured_bytes": short, "original_bytes": long}
 
 
 def _sizes(sizes: NDArray[np.int32]) -> Column:
@@ -209,8 +216,10 @@ def _numbers(kinds: Kinds, name: str) -> Column:
     wanted = pa.bool_() if column.dtype == bool else pa.int32()
     if valid.all() and (column == column[:1]).all():
         return constant(column[0].item(), wanted, len(kinds.of_packets))
-    codes, distinct = number_values(column.astype(np.int64))
-    return spread(np.where(valid, codes, -1), pa.array(distinct).cast(wanted), kinds.of_packets)
+    # Of 16 bits at most.
+    codes, distinct = cast("Any", number_close(column.view(np.uint8) if column.dtype == bool else column))
+    known = codes if valid.all() else np.where(valid, codes.astype(np.int32), -1)
+    return spread(known, pa.array(distinct).cast(wanted), kinds.of_packets)
 
 
 def _texts(values: pl.Series) -> Column:
