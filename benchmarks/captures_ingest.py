@@ -3,9 +3,9 @@
 Wall time and CPU seconds of one process, in turns, with the packet table and without it. Peers: dpkt
 reading packet by packet into rows that deltalake appends, on a smaller file that both take whole; and zstd
 at level 1 alone over the same bytes in memory, in pieces of a block, on one core. Then two ingests side by
-side against one (wall time; two of zstd against one beside it, since no two processes gain more from a
-machine's cores), and a thousand small files of a hundred devices in one delivery. Every figure is of a
-result that was checked: packets are counted, and what is exported is the file that was delivered.
+side against one (wall time), and two of zstd against one, which share nothing: what the machine's cores gave
+at the time; and a thousand small files of a hundred devices in one delivery. Every figure is of a result
+that was checked: packets are counted, and what is exported is the file that was delivered.
 """
 
 from __future__ import annotations
@@ -336,7 +336,7 @@ def report(packets: int, sample: int, turns: int) -> dict[str, Any]:
         "blocks and packet table vs zstd alone, CPU": least["zstd alone"] / least["with packet table"],
         "stored vs delivered": stored / size,
         "two side by side vs one": 2 * together["ingest_s"] / together["two_ingest_s"],
-        # What two cores of this machine are worth to two processes that share nothing.
+        # Two processes that share nothing, on the same cores.
         "two of zstd side by side vs one": 2 * together["zstd_s"] / together["two_zstd_s"],
     }
     return {
