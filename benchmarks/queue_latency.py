@@ -25,7 +25,7 @@ from orchestration.resources import Platform
 from stores.publishing import Publishing
 from stores.settings import local_user
 from transforms.access import Role
-from transforms.pii.identities import named_event_ids
+from transforms.pii.identities import named_event_ids, uuid_texts
 
 _WITHIN_S = 300
 
@@ -121,7 +121,7 @@ def main() -> None:
             sent = send_evenly(platform, chosen.rate, chosen.seconds)
             came = wait_for_rows(served, len(sent) + 1)
         key = platform.keys("default").identity_key("event")
-        names = named_event_ids(key, list(sent)).to_list()
+        names = uuid_texts(named_event_ids(key, list(sent))).to_pylist()
         ways = sorted(came[name] - at for name, at in zip(names, sent.values(), strict=True))
     assert len(came) == len(sent) + 1
     show(

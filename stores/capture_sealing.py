@@ -34,7 +34,14 @@ from transforms.capture.reading import Damage, Opening, Side, read_capture
 from transforms.capture.rows import PacketKeys, hour_text, mask_packets, read_headers
 from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES, DOMAIN_FORMATS, QUARANTINE
 from transforms.chunks import Fault
-from transforms.pii.identities import delivery_digest, digest_uuid, numbered_event_ids, uuid_bytes
+from transforms.pii.identities import (
+    delivery_digest,
+    digest_uuid,
+    each_id,
+    numbered_event_ids,
+    uuid_bytes,
+    uuid_texts,
+)
 from transforms.tables import TableSpec, with_arrival
 
 # Blocks of so many plain bytes are committed together, as a multiple of the batch's chunk size.
@@ -303,7 +310,8 @@ class BatchSealing:
             return
         blocks = list(cut_blocks(packets))
         numbers = range(file.blocks, file.blocks + len(blocks))
-        ids = numbered_event_ids(self._block_key, file.digest, numbers).to_list()
+        ids = numbered_event_ids(self._block_key, file.digest, numbers)
+        names: Any = uuid_texts(ids).to_pylist()
         file.blocks += len(blocks)
         file.stored += len(packets)
         sealed = self._sealer.seal_large_for_subjects(
@@ -311,15 +319,15 @@ class BatchSealing:
             "records",
             [block.packets.records.data for block in blocks],
             [key] * len(blocks),
-            [uuid_bytes(one) for one in ids],
+            each_id(ids),
             self._room,
         )
-        for block, block_id, at, envelope in zip(blocks, ids, numbers, sealed, strict=True):
+        for block, block_id, at, envelope in zip(blocks, names, numbers, sealed, strict=True):
             place = {"block_id": block_id, "block_number": at, "file_id": file.id, "records": envelope}
             self._chunk.blocks.append(
                 {**place, "device_ref": device.ref, "subject_ref": ref, **_describe(block)}
             )
-        self._chunk.sealed.append(Sealed(device.token, blocks, ids, packets))
+        self._chunk.sealed.append(Sealed(device.token, blocks, names, packets))
 
     def _commit(self) -> None:
         """Commit what has gathered, in the order in which a crash may leave it: quarantine, blocks, files."""

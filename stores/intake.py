@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -29,20 +32,22 @@ from stores.sealing import Sealer
 from stores.seen import Arrival, SeenEvents
 from stores.subjects import BatchSubjects
 from stores.tables import Commit, Prepared, Tables
-from stores.vault import Vault
+from stores.vault import Vault, vault_fields
 from transforms.chunks import Chunk, cut_chunks
-from transforms.coding import back_to_rows, constant, distinct_of, number_texts
+from transforms.coding import Coded, constant, distinct_of
 from transforms.errors import TableError
 from transforms.parsing import ROW, UNKNOWN, parse_records
 from transforms.pii.contracts import Contract
+from transforms.pii.envelope import Octets
 from transforms.pii.identities import (
     delivery_digest,
-    event_id_bytes,
-    event_id_rows,
+    each_id,
     named_event_ids,
     numbered_event_ids,
     runs_of,
     uuid_bytes,
+    uuid_rows,
+    uuid_texts,
 )
 from transforms.pii.masking import as_text, mask_records, place_in_time
 from transforms.records import Piece, read_records
@@ -57,15 +62,46 @@ from transforms.tables import (
 
 
 @dataclass(frozen=True)
-class Opened:
-    """Checked records in clear, in memory only, with what places them.
+class _Read:
+    """Records that were read together, in clear, in memory only: a row for each, in the order of reading.
 
-    Shape of `frame`: the contract's fields in canonical form, `_unknown`, and `event_id`,
-    `subject_ref`, `received_at`, `taken_at`, `batch_id`, `chunk`.
+    Shape: `fields` has the contract's in canonical form, and `_unknown`; `ids` has 16 bytes a row.
+    """
+
+    fields: Mapping[str, Coded]
+    ids: Octets
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The good ones of records that were read, with what places them.
+
+    Shape of `frame`: `_row` (the place among those that were read), `subject_ref`, `received_at`, `taken_at`,
+    `batch_id`, `chunk`.
     """
 
     frame: pl.DataFrame
+    read: _Read
     subject_keys: Mapping[bytes, bytes]
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Give the place of each row of `frame` among those that were read."""
+        return self.frame[ROW].to_numpy()
+
+    @cached_property
+    def event_ids(self) -> Octets:
+        """Give the id of each row of `frame`: 16 bytes."""
+        return self.read.ids[self.rows]
+
+    @cached_property
+    def event_texts(self) -> pa.Array[Any]:
+        """Give the id of each row of `frame`, as tables have it."""
+        return uuid_texts(self.event_ids)
+
+    def field(self, name: str) -> Coded:
+        """Give a field, with a row for each of `frame`."""
+        return self.read.fields[name].take(self.rows)
 
 
 class Intake:
@@ -160,15 +196,13 @@ class Intake:
     ) -> None:
         parsed = parse_records(chunk.payloads, contract)
         ids = _event_ids(sealer.keys, chunk, deliveries)
-        checked = parsed.frame.filter(~pl.col(ROW).is_in(list(chunk.refused)))
-        numbers = checked[ROW]
-        accepted = checked.with_columns(event_id=ids.gather(numbers), taken_at=_taken_at(chunk).gather(numbers))
+        rows = parsed.rows[~np.isin(parsed.rows, np.fromiter(chunk.refused, np.int64))]
         if contract.event_id is not None:
-            names = named_event_ids(sealer.keys.identity_key("event"), accepted[contract.event_id].to_list())
-            accepted = accepted.with_columns(event_id=names)
-        duplicates = self._duplicates(batch, contract, chunk, accepted)
-        accepted = accepted.filter(~duplicates)
-        opened = self._open_subjects(batch, contract, chunk, subjects, accepted)
+            names = parsed.fields[contract.event_id].take(rows).to_series().to_list()
+            ids[rows] = named_event_ids(sealer.keys.identity_key("event"), names)
+        is_duplicate = self._are_duplicates(batch, contract, chunk, ids, rows)
+        accepted, read = rows[~is_duplicate], _Read(parsed.fields, ids)
+        opened = self._open_subjects(batch, contract, chunk, subjects, accepted, read)
         rejected, repeated = self._first_rejected(batch, chunk, ids, {**parsed.rejected, **chunk.refused})
         faults = [*chunk.faults, *chunk.faults_of(rejected)]
         quarantine = Quarantine(batch.tenant, self._tables, sealer, quarantine_table(contract))
@@ -178,41 +212,43 @@ class Intake:
             rows=len(chunk.payloads) + len(chunk.faults),
             accepted=opened.frame.height,
             quarantined=len(faults),
-            duplicates=int(duplicates.sum()) + repeated,
-            refused=accepted.height - opened.frame.height,
-            unknown=int(opened.frame[UNKNOWN].is_not_null().sum()),
+            duplicates=int(is_duplicate.sum()) + repeated,
+            refused=len(accepted) - opened.frame.height,
+            unknown=int(opened.field(UNKNOWN).is_there.sum()),
         )
         self._ledger.add_chunk(batch.id, chunk.number, counts)
         masked = self._masked(contract, sealer, opened, self._commit(batch, chunk.number))
         self._prepared.prepare(batch, chunk.number, masked_table(contract), masked, sealer)
 
-    def _duplicates(self, batch: Batch, contract: Contract, chunk: Chunk, accepted: pl.DataFrame) -> pl.Series:
-        """Tell which accepted records bring a name that came before; the others are known by their file."""
-        duplicates = pl.repeat(False, accepted.height, eager=True)
-        if contract.event_id is None and not chunk.names:
-            return duplicates
-        rows = accepted[ROW].to_list()
-        named = [at for at, row in enumerate(rows) if contract.event_id or row in chunk.names]
-        found = self._seen(batch, chunk, accepted["event_id"].gather(named), [rows[at] for at in named])
-        return duplicates.scatter(named, pl.Series(found))
+    def _are_duplicates(
+        self, batch: Batch, contract: Contract, chunk: Chunk, ids: Octets, rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which of these records bring a name that came before; the others are known by their file."""
+        found = np.zeros(len(rows), bool)
+        if contract.event_id is not None:
+            found[:] = self._seen(batch, chunk, ids, rows.tolist())
+        elif chunk.names:
+            is_named = np.isin(rows, np.fromiter(chunk.names, np.int64))
+            found[is_named] = self._seen(batch, chunk, ids, rows[is_named].tolist())
+        return found
 
     def _first_rejected(
-        self, batch: Batch, chunk: Chunk, ids: pl.Series, rejected: Mapping[int, str]
+        self, batch: Batch, chunk: Chunk, ids: Octets, rejected: Mapping[int, str]
     ) -> tuple[dict[int, str], int]:
         """Leave out messages that were rejected before, and say how many; a queue delivers them again too."""
         named = [row for row in sorted(rejected) if row in chunk.names]
         if not named:
             return dict(rejected), 0
-        found = self._seen(batch, chunk, ids.gather(named), named)
+        found = self._seen(batch, chunk, ids, named)
         repeated = {row for row, is_known in zip(named, found, strict=True) if is_known}
         return {row: why for row, why in rejected.items() if row not in repeated}, len(repeated)
 
-    def _seen(self, batch: Batch, chunk: Chunk, ids: pl.Series, rows: list[int]) -> np.ndarray:
+    def _seen(self, batch: Batch, chunk: Chunk, ids: Octets, rows: list[int]) -> npt.NDArray[np.bool_]:
         """Enter events, and tell which of them came before; `rows` are their records in the chunk."""
         brought = uuid_bytes(batch.id)
         arrivals: list[Arrival] = [
             (event, brought, chunk.files[row], chunk.records[row])
-            for event, row in zip(event_id_bytes(ids), rows, strict=True)
+            for event, row in zip(each_id(ids[rows]), rows, strict=True)
         ]
         index = SeenEvents(self._home.seen(batch.tenant, batch.source), self._window_days)
         return index.find_duplicates(batch.received_at.date(), arrivals)
@@ -223,14 +259,16 @@ class Intake:
         contract: Contract,
         chunk: Chunk,
         subjects: BatchSubjects,
-        accepted: pl.DataFrame,
-    ) -> Opened:
+        rows: npt.NDArray[np.int64],
+        read: _Read,
+    ) -> _Opened:
         """Give every record its subject and place; records of erased subjects are left out.
 
         A subject's records come to stand together: one key at a time seals them, their tokens
         compress, and an erasure meets few pages.
         """
-        people, numbers = number_texts(as_text(accepted[contract.subject.name]))
+        subject = read.fields[contract.subject.name].take(rows)
+        people, numbers = subject.become(as_text(subject.values)).numbered()
         codes = numbers.to_numpy()
         refs = subjects.refs(people)
         # The first half of a digest is as good to sort by as the whole, and is a number.
@@ -239,20 +277,25 @@ class Intake:
         ranks[by_ref] = np.arange(len(refs))
         # Of numbers of two bytes, numpy sorts 200,000 in a millisecond.
         order = np.argsort(ranks[codes], kind="stable")
-        ordered = accepted[order].with_columns(subject_ref=refs.gather(codes[order]))
         distinct = refs.gather(by_ref).to_list()
         keys = subjects.keys_for(distinct)
-        placed = ordered.with_columns(
+        placed = pl.DataFrame(
+            {
+                ROW: rows[order],
+                "subject_ref": refs.gather(codes[order]),
+                "taken_at": _taken_at(chunk).gather(rows[order]),
+            }
+        ).with_columns(
             received_at=pl.lit(batch.received_at).cast(pl.Datetime("us", "UTC")),
             batch_id=pl.lit(batch.id),
             chunk=pl.lit(chunk.number, dtype=pl.Int32),
         )
         if len(keys) == len(distinct):
-            return Opened(placed, keys)
-        return Opened(placed.filter(pl.col("subject_ref").is_in(list(keys))), keys)
+            return _Opened(placed, read, keys)
+        return _Opened(placed.filter(pl.col("subject_ref").is_in(list(keys))), read, keys)
 
     def _append_raw(
-        self, batch: Batch, contract: Contract, chunk: Chunk, sealer: Sealer, opened: Opened
+        self, batch: Batch, contract: Contract, chunk: Chunk, sealer: Sealer, opened: _Opened
     ) -> None:
         spec = raw_table(contract)
         frame = opened.frame
@@ -260,14 +303,13 @@ class Intake:
         sealed = sealer.seal_column_for_subjects(
             spec.key,
             "record",
-            chunk.payloads_in(frame[ROW].to_numpy()),
+            chunk.payloads_in(opened.rows),
             list(map(opened.subject_keys.__getitem__, refs)),
             runs,
-            event_id_rows(frame["event_id"]),
+            opened.event_ids,
         )
-        rows = frame.select("event_id", "taken_at", "subject_ref").to_arrow(
-            compat_level=pl.CompatLevel.oldest()
-        )
+        rows = frame.select("taken_at", "subject_ref").to_arrow(compat_level=pl.CompatLevel.oldest())
+        rows = rows.append_column("event_id", opened.event_texts)
         rows = rows.append_column("record", sealed)
         rows = rows.append_column("source", constant(batch.source, pa.large_string(), len(sealed)))
         arrived = with_arrival(rows, batch.tenant, (batch.received_at, batch.id, chunk.number))
@@ -286,62 +328,66 @@ class Intake:
             rows = self._masked(contract, sealer, self._open_raw(contract, sealer, wanted), commit)
         return self._tables.append(batch.tenant, spec, rows, commit).rows
 
-    def _masked(self, contract: Contract, sealer: Sealer, opened: Opened, commit: Commit) -> pa.Table:
+    def _masked(self, contract: Contract, sealer: Sealer, opened: _Opened, commit: Commit) -> pa.Table:
         """Make masked rows, and keep what belongs into the vault.
 
         The vault first: a masked token without its cell could not be opened for want of a retry.
         """
-        Vault(self._home, self._tables, sealer).keep(contract, opened.frame, opened.subject_keys, commit)
-        frame = opened.frame
-        happened = (
-            pl.col(contract.event_time) if contract.event_time else pl.lit(None, pl.Datetime("us", "UTC"))
-        )
+        frame, columns = opened.frame, {name: opened.field(name) for name in opened.read.fields}
+        if vaulted := vault_fields(contract):
+            named = {name: columns[name].to_series() for name in (contract.subject.name, *vaulted)}
+            Vault(self._home, self._tables, sealer).keep(
+                contract, frame.with_columns(**named), opened.subject_keys, commit
+            )
+        if contract.event_time:
+            frame = frame.with_columns(columns[contract.event_time].to_series().alias(contract.event_time))
+        happened = contract.event_time or pl.lit(None, pl.Datetime("us", "UTC"))
         placed = place_in_time(
             frame.select(
-                "event_id",
                 "received_at",
                 "batch_id",
                 "chunk",
                 occurred_at=pl.coalesce(happened, "taken_at", "received_at"),
             )
         )
-        rows = mask_records(frame, contract, sealer.keys.token_keys(contract.domains))
+        rows = mask_records(columns, contract, sealer.keys.token_keys(contract.domains))
         for one in (*placed, *self._sealed_columns(contract, sealer, opened)):
-            rows = rows.append_column(one.name, back_to_rows(*distinct_of(one)))
+            rows = rows.append_column(one.name, distinct_of(one).to_arrow())
+        rows = rows.append_column("event_id", opened.event_texts)
         rows = rows.append_column("tenant", constant(sealer.keys.tenant, pa.large_string(), rows.num_rows))
         if placed["occurred_at"].is_sorted():
             return rows
         return rows.take(np.argsort(placed["occurred_at"].to_physical().to_numpy(), kind="stable"))
 
-    def _sealed_columns(self, contract: Contract, sealer: Sealer, opened: Opened) -> pl.DataFrame:
+    def _sealed_columns(self, contract: Contract, sealer: Sealer, opened: _Opened) -> pl.DataFrame:
         """Seal the fields whose strategy is `seal`, and the undeclared ones, for their subjects."""
-        columns = {"unknown_sealed": opened.frame[UNKNOWN]}
+        columns = {"unknown_sealed": opened.field(UNKNOWN).to_series()}
         for declared in contract.fields:
             for output in declared.outputs:
                 if output.strategy == "seal":
-                    values = as_text(opened.frame[declared.name]).cast(pl.Binary)
+                    values = as_text(opened.field(declared.name).to_series()).cast(pl.Binary)
                     columns[output.column(declared.name)] = values
         table = masked_table(contract).key
         return pl.DataFrame(
             {name: self._sealed(table, name, values, sealer, opened) for name, values in columns.items()}
         )
 
-    def _sealed(self, table: str, column: str, values: pl.Series, sealer: Sealer, opened: Opened) -> pl.Series:
+    def _sealed(self, table: str, column: str, values: pl.Series, sealer: Sealer, opened: _Opened) -> pl.Series:
         present = values.is_not_null()
         if not present.any():
-            return pl.Series([None] * len(values), dtype=pl.Binary)
-        rows = opened.frame.filter(present)
+            return values.clear(len(values))
+        refs = opened.frame["subject_ref"].filter(present)
         sealed = sealer.seal_for_subjects(
             table,
             column,
             values.filter(present).to_list(),
-            [opened.subject_keys[ref] for ref in rows["subject_ref"].to_list()],
-            event_id_bytes(rows["event_id"]),
+            [opened.subject_keys[ref] for ref in refs.to_list()],
+            each_id(opened.event_ids[present.to_numpy()]),
         )
         each = iter(sealed)
         return pl.Series([next(each) if there else None for there in present], dtype=pl.Binary)
 
-    def _open_raw(self, contract: Contract, sealer: Sealer, rows: pl.Expr) -> Opened:
+    def _open_raw(self, contract: Contract, sealer: Sealer, rows: pl.Expr) -> _Opened:
         """Open raw rows; those whose subject was erased since are left out."""
         spec = raw_table(contract)
         with self._tables.reading(sealer.keys.tenant, spec.key) as table:
@@ -352,38 +398,38 @@ class Intake:
         keys = sealer.subjects.existing(raw["subject_ref"].unique().to_list())
         # In an order that the files do not decide, a subject's rows together.
         raw = raw.filter(pl.col("subject_ref").is_in(list(keys))).sort("subject_ref", "event_id")
+        ids = uuid_rows(raw["event_id"])
         payloads = sealer.open_for_subjects(
             spec.key,
             "record",
             raw["record"].to_list(),
             [keys[ref] for ref in raw["subject_ref"].to_list()],
-            event_id_bytes(raw["event_id"]),
+            each_id(ids),
         )
         parsed = parse_records(payloads, contract)
         if parsed.rejected:
             reason = next(iter(parsed.rejected.values()))
             raise TableError(f"{len(parsed.rejected)} records of {spec.key} fit the contract no more: {reason}")
-        places = raw.select("event_id", "subject_ref", "received_at", "taken_at", "batch_id", "chunk")
-        return Opened(pl.concat([parsed.frame, places], how="horizontal"), keys)
+        places = raw.select("subject_ref", "received_at", "taken_at", "batch_id", "chunk")
+        return _Opened(places.with_columns(pl.Series(ROW, parsed.rows)), _Read(parsed.fields, ids), keys)
 
     def _commit(self, batch: Batch, chunk: int) -> Commit:
         return commit_of(batch, chunk, self._clock())
 
 
-def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) -> pl.Series:
+def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) -> Octets:
     """Give every record its id: the name of its message, else by its number in its delivery."""
     key = keys.identity_key("event")
     files = np.frombuffer(chunk.files, np.int64)
     starts = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
-    runs = [
-        numbered_event_ids(key, deliveries[chunk.files[start]], chunk.records[start:stop])
-        for start, stop in pairwise(starts)
-        if stop > start
-    ]
-    ids = pl.concat(runs) if runs else pl.Series([], dtype=pl.String)
-    return (
-        ids.scatter(list(chunk.names), named_event_ids(key, list(chunk.names.values()))) if chunk.names else ids
-    )
+    ids = np.empty((len(files), 16), np.uint8)
+    for start, stop in pairwise(starts):
+        if stop > start:
+            delivery = deliveries[chunk.files[start]]
+            ids[start:stop] = numbered_event_ids(key, delivery, chunk.records[start:stop])
+    if chunk.names:
+        ids[list(chunk.names)] = named_event_ids(key, list(chunk.names.values()))
+    return ids
 
 
 def _taken_at(chunk: Chunk) -> pl.Series:

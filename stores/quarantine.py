@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import polars as pl
 
@@ -133,8 +134,8 @@ class Quarantine:
 
     def _rows(self, batch: Batch, fault: Fault, delivery: bytes) -> Iterator[dict[str, Any]]:
         key = self._sealer.keys.identity_key("event")
-        entry_id = str(numbered_event_ids(key, delivery, [fault.record])[0])
-        record_id, day = uuid_bytes(entry_id), batch.received_at.date()
+        record_id = numbered_event_ids(key, delivery, [fault.record]).tobytes()
+        entry_id, day = str(UUID(bytes=record_id)), batch.received_at.date()
         content = _content(batch, fault)
         name = os.fsencode(batch.names[fault.file])
         for part, at in enumerate(range(0, max(len(content), 1), PART_BYTES)):

@@ -29,6 +29,11 @@ _PLACE_BYTES = HEAD_CHARACTERS + 16
 _KEY = ["subject_ref", "domain", "token"]
 
 
+def vault_fields(contract: Contract) -> list[str]:
+    """Name the fields of a contract whose values are kept in the vault."""
+    return [one.name for one in contract.fields if any(out.strategy == "vault" for out in one.outputs)]
+
+
 class Vault:
     """The vault of one tenant."""
 
@@ -43,9 +48,10 @@ class Vault:
     ) -> int:
         """Keep the values of a contract's vault fields that are new for their subject; give how many.
 
-        Shape: `records` has the contract's fields in canonical form, `subject_ref` and `received_at`.
+        Shape: `records` has the subject's field and the `vault_fields` in canonical form, `subject_ref` and
+        `received_at`.
         """
-        named = [one.name for one in contract.fields if any(out.strategy == "vault" for out in one.outputs)]
+        named = vault_fields(contract)
         if not named or records.is_empty():
             return 0
         found = pl.concat([self._cells(contract, records, name) for name in named])

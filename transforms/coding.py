@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -115,33 +116,93 @@ def estimate_distinct(met: int, looked_at: int) -> float:
     return high
 
 
-def distinct_of(values: pl.Series) -> tuple[pl.Series, pa.Array[Any] | None]:
-    """Give the distinct values of texts that repeat, and the place of each row's among them.
+@dataclass(frozen=True)
+class Coded:
+    """A column as its distinct values, and for each row which of them it has.
 
-    Shape: a series without nulls, int32 codes with the column's nulls. Other columns come back as they
-    are, without codes. `back_to_rows` makes a column of what came of the distinct values.
+    Shape: values that are all there and all different, and int32 codes with the column's nulls. Where
+    hardly a value repeats, or they are no texts: a value for each row, and no codes.
     """
+
+    values: pl.Series
+    codes: Column | None = None
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.values if self.codes is None else self.codes)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Coded:
+        """Give the rows at these places; values that none of them has are left out."""
+        if self.codes is None:
+            return Coded(self.values.gather(rows))
+        codes = self.codes.take(rows)
+        is_met = np.zeros(len(self.values), bool)
+        is_met[codes.drop_null().to_numpy()] = True
+        if is_met.all():
+            return Coded(self.values, codes)
+        places = pa.array(np.cumsum(is_met, dtype=np.int32) - 1)
+        return Coded(self.values.filter(pl.Series(is_met)), places.take(codes))
+
+    def become(self, values: pl.Series) -> Coded:
+        """Give the same rows with other values in the places of these; nulls stay what they are.
+
+        Texts that have become the same are one value, and those that have become null are none.
+        """
+        if self.codes is None or values.dtype != pl.String:
+            return Coded(self.spread(values))
+        if not values.null_count() and values.is_unique().all():
+            return Coded(values, self.codes)
+        distinct, codes = number_texts(values)
+        return Coded(distinct, codes.take(self.codes))
+
+    def spread(self, values: pl.Series) -> pl.Series:
+        """Give each row what stands in the place of its value; null where it has none."""
+        if self.codes is None:
+            return values
+        if values.is_empty():
+            return values.clear(len(self))
+        return values.gather(pl.Series(self.codes))
+
+    def to_series(self) -> pl.Series:
+        """Give the column row by row."""
+        return self.spread(self.values)
+
+    def to_arrow(self) -> Column:
+        """Give an Arrow column: a dictionary where there are codes, as Parquet writes them."""
+        column = self.values.to_arrow(compat_level=pl.CompatLevel.oldest())
+        return column if self.codes is None else pa.DictionaryArray.from_arrays(self.codes, column)
+
+    @property
+    def is_there(self) -> pl.Series:
+        """Tell which rows have a value."""
+        return self.values.is_not_null() if self.codes is None else pl.Series(self.codes.is_valid())
+
+    def numbered(self) -> tuple[pl.Series, Column]:
+        """Give the distinct values and each row's code, also where hardly a text repeats."""
+        return number_texts(self.values) if self.codes is None else (self.values, self.codes)
+
+
+def distinct_of(values: pl.Series) -> Coded:
+    """Take a column of texts that repeat apart; other columns stay as they are, without codes."""
     if values.dtype != pl.String or hardly_repeats(values):
-        return values, None
+        return Coded(values)
     if (values == values[:1]).all(ignore_nulls=False):
-        return values[:1], pa.array(np.zeros(len(values), np.int32))
-    return number_texts(values)
+        return Coded(values[:1], pa.array(np.zeros(len(values), np.int32)))
+    return Coded(*number_texts(values))
 
 
-def number_texts(values: pl.Series) -> tuple[pl.Series, pa.Array[Any]]:
+def number_texts(values: pl.Series) -> tuple[pl.Series, Column]:
     """Give the distinct texts, in the order that they are met, and which of them each row has."""
     encoded: Any = values.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
     return pl.Series(values.name, encoded.dictionary, dtype=pl.String), encoded.indices
 
 
-def back_to_rows(values: pl.Series, codes: pa.Array[Any] | None) -> pa.Array[Any]:
-    """Give an Arrow column of values at the places that codes name: a dictionary, where one can be.
-
-    A file's dictionary holds no null, and nothing twice.
-    """
-    column = values.to_arrow(compat_level=pl.CompatLevel.oldest())
-    if codes is None:
-        return column
-    if values.dtype == pl.String and not values.null_count() and values.is_unique().all():
-        return pa.DictionaryArray.from_arrays(codes, column)
-    return column.take(codes)
+def join_texts(parts: Sequence[Column], rows: int) -> Coded:
+    """Make one column of the parts in which its texts were read; the first tells whether they repeat."""
+    whole: Any = pa.chunked_array(parts)
+    if not rows or estimate_distinct(len(parts[0].unique()), len(parts[0])) > rows // 2 > 0:
+        return Coded(pl.Series(whole, dtype=pl.String).rechunk())
+    encoded = whole.dictionary_encode()
+    # The parts share one dictionary.
+    codes: Any = pa.concat_arrays([part.indices for part in encoded.chunks])
+    return Coded(pl.Series(encoded.chunk(0).dictionary, dtype=pl.String), codes)

@@ -8,16 +8,19 @@ A verdict names the column and what was expected, never what was met.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
+from transforms.coding import Coded, join_texts
 from transforms.pii.canonical import canonicalise
 from transforms.pii.contracts import Contract, Field
 
@@ -28,12 +31,14 @@ UNKNOWN = "_unknown"
 _STEP = 4096
 
 _UNDECODABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
-_TYPES: dict[str, tuple[Any, pl.DataType]] = {
-    "string": (str, pl.String()),
-    "integer": (int, pl.Int64()),
-    "number": (float, pl.Float64()),
-    "boolean": (bool, pl.Boolean()),
-    "timestamp": (str, pl.String()),
+# More than 64 bits are no integer of a table.
+_INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_TYPES: dict[str, tuple[Any, pa.DataType]] = {
+    "string": (str, pa.large_string()),
+    "integer": (_INTEGER, pa.int64()),
+    "number": (float, pa.float64()),
+    "boolean": (bool, pa.bool_()),
+    "timestamp": (str, pa.large_string()),
 }
 
 
@@ -41,13 +46,21 @@ _TYPES: dict[str, tuple[Any, pl.DataType]] = {
 class Parsed:
     """What came of a list of payloads.
 
-    Shape: `frame` has a row for every accepted record, with `_row` (its index among the payloads),
-    the declared fields in canonical form and `_unknown` (JSON of the undeclared fields, null
-    where there are none). `rejected` maps the index of every other record to its reason.
+    Shape: `fields` has a column of canonical values for each declared field, and `_unknown` (JSON of the
+    undeclared fields, null where there are none), all with a row for every payload. `rows` are the
+    places of the accepted ones; `rejected` maps the place of every other to its reason, and what `fields` holds
+    there is of no meaning.
     """
 
-    frame: pl.DataFrame
-    rejected: dict[int, str] = field(default_factory=dict)
+    fields: Mapping[str, Coded]
+    rows: npt.NDArray[np.int64]
+    rejected: dict[int, str]
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The accepted records, with `_row`, as a frame: for some of them, not for a file's."""
+        columns = {name: column.take(self.rows).to_series() for name, column in self.fields.items()}
+        return pl.DataFrame({ROW: self.rows, **columns})
 
 
 @dataclass(frozen=True)
@@ -55,43 +68,61 @@ class _Decoders:
     strict: Callable[[bytes], Any]
     tolerant: Callable[[bytes], Any]
     getters: tuple[Callable[[Any], Any], ...]
+    blank: Any
 
 
 def parse_records(payloads: Sequence[bytes], contract: Contract) -> Parsed:
     """Decode and check records against their contract. Every payload is accepted or rejected."""
     rejected: dict[int, str] = {}
-    frames = [
+    steps = [
         _decode(start, payloads[start : start + _STEP], contract, rejected)
         for start in range(0, max(len(payloads), 1), _STEP)
     ]
-    return _checked(pl.concat(frames, rechunk=True), contract, rejected)
+    *parts, unknown = zip(*steps, strict=True)
+    fields = {
+        declared.name: _checked(_joined(columns, declared, len(payloads)), declared, rejected)
+        for declared, columns in zip(contract.fields, parts, strict=True)
+    }
+    is_good = np.ones(len(payloads), bool)
+    is_good[list(rejected)] = False
+    return Parsed({**fields, UNKNOWN: _join_unknown(unknown)}, np.flatnonzero(is_good), rejected)
 
 
 def _decode(
     start: int, payloads: Sequence[bytes], contract: Contract, rejected: dict[int, str]
-) -> pl.DataFrame:
-    """Decode a step of records, the first of them with the number `start`."""
-    # Where all are good, a constant column and a range: from lists they would cost a fifth of the whole.
-    numbers = pl.Series(ROW, np.arange(start, start + len(payloads)))
-    unknown = pl.Series(UNKNOWN, [None], dtype=pl.Binary).new_from_index(0, len(payloads))
+) -> list[pa.Array[Any]]:
+    """Decode a step of records, the first of them with the number `start`; what is undeclared comes last.
+
+    Shape: a column for each field, nulls where a record is rejected.
+    """
+    decoders = _decoders(contract)
+    unknown = pa.nulls(len(payloads), pa.large_binary())
     try:
-        structures = list(map(_decoders(contract).strict, payloads))
+        structures = list(map(decoders.strict, payloads))
     except _UNDECODABLE:
         each = [_decode_one(payload, contract) for payload in payloads]
         rejected.update((row, one) for row, one in enumerate(each, start) if isinstance(one, str))
-        good = [(row, one) for row, one in enumerate(each, start) if not isinstance(one, str)]
-        numbers = pl.Series(ROW, [row for row, _ in good], dtype=pl.Int64)
-        structures = [structure for _, (structure, _) in good]
-        unknown = pl.Series(UNKNOWN, [undeclared for _, (_, undeclared) in good], dtype=pl.Binary)
+        known = [(decoders.blank, None) if isinstance(one, str) else one for one in each]
+        structures = [structure for structure, _ in known]
+        unknown = pa.array([undeclared for _, undeclared in known], pa.large_binary())
     columns = [
-        pl.Series(declared.name, list(map(getter, structures)), dtype=_polars_type(declared))
-        for declared, getter in zip(contract.fields, _decoders(contract).getters, strict=True)
+        pa.array(list(map(getter, structures)), _TYPES[declared.logical_type][1])
+        for declared, getter in zip(contract.fields, decoders.getters, strict=True)
     ]
-    return pl.DataFrame([numbers, *columns, unknown])
+    return [*columns, unknown]
 
 
-def _polars_type(declared: Field) -> pl.DataType:
-    return _TYPES[declared.logical_type][1]
+def _joined(parts: Sequence[pa.Array[Any]], declared: Field, rows: int) -> Coded:
+    if _TYPES[declared.logical_type][0] is str:
+        return join_texts(parts, rows)
+    return Coded(pl.Series(pa.chunked_array(parts)).rechunk())
+
+
+def _join_unknown(parts: Sequence[pa.Array[Any]]) -> Coded:
+    unknown = pa.chunked_array(parts)
+    if unknown.null_count == len(unknown):
+        return Coded(pl.Series([], dtype=pl.Binary), pa.nulls(len(unknown), pa.int32()))
+    return Coded(pl.Series(unknown, dtype=pl.Binary).rechunk())
 
 
 def _decode_one(payload: bytes, contract: Contract) -> tuple[Any, bytes | None] | str:
@@ -119,8 +150,11 @@ def _reason(error: Exception) -> str:
     column = re.search(r"at `\$\.([a-z0-9_]+)`$", text)
     expected = re.match(r"Expected `([a-z |]+)`, got `([a-z]+)`", text)
     missing = re.match(r"Object missing required field `([a-z0-9_]+)`", text)
+    too_long = re.match(r"Expected `int` [<>]= -?[0-9]+ - at `\$\.([a-z0-9_]+)`$", text)
     if missing:
         return f"column {missing[1]}: required, but absent"
+    if too_long:
+        return f"column {too_long[1]}: expected an integer of 64 bits"
     if column and expected:
         return f"column {column[1]}: expected {expected[1]}, met {expected[2]}"
     if expected:
@@ -143,7 +177,8 @@ def _decoders(contract: Contract) -> _Decoders:
         ).decode
         for forbid in (True, False)
     )
-    return _Decoders(strict, tolerant, tuple(map(attrgetter, slots)))
+    blank = msgspec.defstruct("Blank", [(slot, None, None) for slot in slots], gc=False)()
+    return _Decoders(strict, tolerant, tuple(map(attrgetter, slots)), blank)
 
 
 def _member(slot: str, declared: Field) -> tuple[Any, ...]:
@@ -151,22 +186,15 @@ def _member(slot: str, declared: Field) -> tuple[Any, ...]:
     return (slot, python_type) if declared.required else (slot, python_type | None, None)
 
 
-def _checked(frame: pl.DataFrame, contract: Contract, rejected: dict[int, str]) -> Parsed:
-    """Bring every column to its canonical form and turn away the rows that hold something else."""
-    canonical, faults = {}, []
-    for declared in contract.fields:
-        column = _canonical_column(frame[declared.name], declared)
-        canonical[declared.name] = column
-        bad = frame[declared.name].is_not_null() & column.is_null()
-        if bad.any():
-            faults.append(pl.when(pl.lit(bad)).then(pl.lit(_expectation(declared))))
-    checked = frame.with_columns(**canonical)
-    if not faults:
-        return Parsed(checked, rejected)
-    reasons = checked.select(pl.col(ROW), pl.coalesce(faults).alias("reason"))
-    wrong = reasons.filter(pl.col("reason").is_not_null())
-    rejected.update(dict(wrong.iter_rows()))
-    return Parsed(checked.filter(reasons["reason"].is_null()), rejected)
+def _checked(column: Coded, declared: Field, rejected: dict[int, str]) -> Coded:
+    """Bring a column to its canonical form; the rows that hold something else are rejected for it."""
+    canonical = _canonical_column(column.values, declared)
+    is_bad = column.values.is_not_null() & canonical.is_null()
+    if is_bad.any():
+        for row in column.spread(is_bad).fill_null(False).arg_true():
+            # What was found first stays.
+            rejected.setdefault(row, _expectation(declared))
+    return column.become(canonical)
 
 
 def _canonical_column(values: pl.Series, declared: Field) -> pl.Series:

@@ -171,6 +171,23 @@ def test_other_types_stay_as_they_are(kind: str, sent: object, kept: object):
     assert reason(login(**{"class": SECRET}), declared).startswith("column class: expected")
 
 
+@pytest.mark.parametrize("sent", [2**63, -(2**63) - 1, 10**30])
+def test_an_integer_of_more_than_64_bits_is_refused(sent: int):
+    extra = {"name": "class", "logicalType": "integer", "classification": "internal", "description": "More."}
+    declared = contract(extra)
+    assert reason(login(**{"class": sent}), declared) == "column class: expected an integer of 64 bits"
+    for most in (2**63 - 1, -(2**63)):
+        assert accepted(login(**{"class": most}), declared)["class"] == most
+
+
+def test_a_rejected_records_values_are_in_no_column_of_the_accepted():
+    payloads = [login(device_id="good", locale="RU")] * 3 + [login(device_id=SECRET, ip="none")]
+    parsed = parse_records(payloads, LOGINS)
+    assert list(parsed.rejected) == [3]
+    taken = [column.take(parsed.rows) for column in parsed.fields.values()]
+    assert all(SECRET not in column.values.cast(pl.String).to_list() for column in taken)
+
+
 @pytest.mark.parametrize("bad", [0, 1, 2, 3, 4, 5, 6])
 def test_places_hold_over_the_steps_of_decoding(bad: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parsing, "_STEP", 3)

@@ -9,6 +9,7 @@ import re
 import uuid
 from binascii import hexlify, unhexlify
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from transforms.pii.ciphers import block_encryptor, derive_key, keyed_digest, keyed_digester
+from transforms.pii.envelope import Octets
 
 SUBJECT_REF_BYTES = 16
 # Where the five groups of a UUID stand: in its text from and to, and among its 32 digits.
@@ -68,48 +70,67 @@ def subject_referrer(key: bytes, domain: str) -> Callable[[str], bytes]:
     return lambda canonical_id: digest(canonical_id.encode())
 
 
-def numbered_event_ids(key: bytes, delivery: bytes, records: Sequence[int]) -> pl.Series:
+def numbered_event_ids(key: bytes, delivery: bytes, records: Sequence[int]) -> Octets:
     """Give the ids of a delivery's records by their numbers.
 
     A block cipher under a key of the delivery is a keyed digest of the number without collisions,
-    at 2 ns a record. Shape: a UUID of version 8 (RFC 9562 section 5.8) as text for each number.
+    at 2 ns a record. Shape: the 16 bytes of a UUID of version 8 (RFC 9562 section 5.8) for each number.
     """
     numbers = np.zeros((len(records), 2), dtype=">u8")
     numbers[:, 1] = records
     digests = bytearray(len(records) * 16 + 15)
     block_encryptor(derive_key(key, 32, "event", delivery.hex())).update_into(numbers.tobytes(), digests)
-    return _uuid_texts(np.frombuffer(digests, np.uint8, len(records) * 16).reshape(-1, 16).copy())
+    return _as_uuids(np.frombuffer(digests, np.uint8, len(records) * 16).reshape(-1, 16))
 
 
-def named_event_ids(key: bytes, names: Sequence[str]) -> pl.Series:
+def named_event_ids(key: bytes, names: Sequence[str]) -> Octets:
     """Give the ids of events that bring a name: a UUID stays as it is, anything else is digested.
 
     A producer may name its events after people; what is no UUID is therefore never kept.
+    Shape: 16 bytes for each name.
     """
-    ids = [name.lower() for name in names]
-    others = [at for at, one in enumerate(ids) if not _UUID.fullmatch(one)]
     digest = keyed_digester(key, b"event")
-    digests = np.frombuffer(b"".join(digest(names[at].encode()) for at in others), np.uint8)
-    for at, made in zip(others, _uuid_texts(digests.reshape(-1, 16).copy()), strict=True):
-        ids[at] = made
-    return pl.Series(ids, dtype=pl.String)
+    lowered = [name.lower() for name in names]
+    is_uuid = np.array([_UUID.fullmatch(one) is not None for one in lowered], bool)
+    packed = (
+        unhexlify(one.replace("-", "")) if stays else digest(name.encode())
+        for one, name, stays in zip(lowered, names, is_uuid, strict=True)
+    )
+    ids = np.frombuffer(bytearray(b"".join(packed)), np.uint8).reshape(-1, 16)
+    ids[~is_uuid] = _as_uuids(ids[~is_uuid])
+    return ids
 
 
 def event_id_bytes(event_ids: pl.Series) -> list[bytes]:
     """Give event ids as 16 bytes each, for associated data and indexes."""
-    packed: list[bytes] = event_id_rows(event_ids).view("V16").ravel().tolist()
+    return each_id(uuid_rows(event_ids))
+
+
+def each_id(ids: Octets) -> list[bytes]:
+    """Give rows of 16 bytes as an object each."""
+    packed: list[bytes] = np.ascontiguousarray(ids).view("V16").ravel().tolist()
     return packed
 
 
-def event_id_rows(event_ids: pl.Series) -> npt.NDArray[np.uint8]:
-    """Give event ids as rows of 16 bytes, without a Python object a row."""
-    texts = event_ids.to_arrow(compat_level=pl.CompatLevel.oldest())
-    octets = np.frombuffer(memoryview(texts.buffers()[2] or b""), np.uint8, 36 * len(texts)).reshape(-1, 36)
-    digits = np.empty((len(texts), 32), np.uint8)
+def uuid_rows(texts: pl.Series) -> Octets:
+    """Give UUIDs in text form as rows of 16 bytes, without a Python object a row."""
+    column = texts.to_arrow(compat_level=pl.CompatLevel.oldest())
+    octets = np.frombuffer(memoryview(column.buffers()[2] or b""), np.uint8, 36 * len(column)).reshape(-1, 36)
+    digits = np.empty((len(column), 32), np.uint8)
     for start, stop, first in _GROUPS:
         digits[:, first : first + stop - start] = octets[:, start:stop]
-    packed = np.frombuffer(unhexlify(digits.data), np.uint8)
-    return packed.reshape(-1, 16)
+    return np.frombuffer(unhexlify(digits.data), np.uint8).reshape(-1, 16)
+
+
+def uuid_texts(ids: Octets) -> pa.Array[Any]:
+    """Write rows of 16 bytes as UUIDs in text form, without a Python object a row. Shape: large_string."""
+    count = len(ids)
+    digits = np.frombuffer(hexlify(np.ascontiguousarray(ids).data), np.uint8).reshape(count, 32)
+    texts = np.full((count, 36), ord("-"), np.uint8)
+    for start, stop, first in _GROUPS:
+        texts[:, start:stop] = digits[:, first : first + stop - start]
+    offsets = np.arange(0, 36 * (count + 1), 36, dtype=np.int64)
+    return pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets.data), pa.py_buffer(texts.data))
 
 
 def delivery_digest(key: bytes, blake3: bytes) -> bytes:
@@ -128,7 +149,7 @@ def digest_uuid(digest: bytes) -> str:
     >>> digest_uuid(bytes(16))
     '00000000-0000-8000-8000-000000000000'
     """
-    return str(_uuid_texts(np.frombuffer(digest, np.uint8).reshape(1, 16).copy())[0])
+    return str(uuid.UUID(bytes=_as_uuids(np.frombuffer(bytearray(digest), np.uint8).reshape(1, 16)).tobytes()))
 
 
 def uuid_bytes(text: str) -> bytes:
@@ -136,15 +157,8 @@ def uuid_bytes(text: str) -> bytes:
     return uuid.UUID(text).bytes
 
 
-def _uuid_texts(digests: np.ndarray) -> pl.Series:
-    """Write 16-byte rows as UUIDs of version 8, without a Python object a row."""
+def _as_uuids(digests: Octets) -> Octets:
+    """Mark digests, in place, as what UUIDs of version 8 hold."""
     digests[:, 6] = (digests[:, 6] & 0x0F) | 0x80
     digests[:, 8] = (digests[:, 8] & 0x3F) | 0x80
-    count = len(digests)
-    digits = np.frombuffer(hexlify(digests.data), np.uint8).reshape(count, 32)
-    texts = np.full((count, 36), ord("-"), np.uint8)
-    for start, stop, first in _GROUPS:
-        texts[:, start:stop] = digits[:, first : first + stop - start]
-    offsets = np.arange(0, 36 * (count + 1), 36, dtype=np.int64)
-    array = pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets.data), pa.py_buffer(texts.data))
-    return pl.Series(array, dtype=pl.String)
+    return digests

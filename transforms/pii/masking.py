@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.coding import back_to_rows, distinct_of
+from transforms.coding import Coded
 from transforms.parsing import UNKNOWN
 from transforms.pii.contracts import Contract, Field, Output
 from transforms.pii.siv import SivKey, encrypt_column
@@ -25,30 +25,30 @@ OLDEST = pl.duration(days=30)
 NEWEST = pl.duration(hours=1)
 
 
-def mask_records(frame: pl.DataFrame, contract: Contract, keys: Mapping[str, SivKey]) -> pa.Table:
+def mask_records(columns: Mapping[str, Coded], contract: Contract, keys: Mapping[str, SivKey]) -> pa.Table:
     """Make the masked columns of checked records; of values that repeat, each is masked once.
 
-    Shape: `frame` has the contract's fields in canonical form; the result has a row for each, with
-    the columns that `Output.column` names, in the contract's order, then `unknown_count`. Nulls stay
-    null; texts that repeat are dictionaries. `keys` maps each join domain to its token key.
+    Shape: `columns` has the contract's fields in canonical form and `_unknown`; the result has a row for
+    each of theirs, with the columns that `Output.column` names, in the contract's order, then `unknown_count`.
+    Nulls stay null; texts that repeat are dictionaries. `keys` maps each join domain to its token key.
     """
-    columns: dict[str, pa.Array[Any]] = {}
+    masked: dict[str, pa.Array[Any]] = {}
     for declared in contract.fields:
         if declared.name == contract.event_time:
             continue
-        values, codes = distinct_of(frame[declared.name])
+        column = columns[declared.name]
         for output in declared.outputs:
-            made = _masked(values, declared, output, keys)
-            columns |= {one.name: back_to_rows(one, codes) for one in made}
-    unknown = frame[UNKNOWN].is_not_null().cast(pl.Int32)
-    return pa.table({**columns, "unknown_count": unknown.to_arrow()})
+            made = _masked(column.values, declared, output, keys)
+            masked |= {one.name: column.become(one).to_arrow() for one in made}
+    unknown = columns[UNKNOWN].is_there.cast(pl.Int32)
+    return pa.table({**masked, "unknown_count": unknown.to_arrow()})
 
 
 def _masked(values: pl.Series, declared: Field, output: Output, keys: Mapping[str, SivKey]) -> list[pl.Series]:
     name = output.column(declared.name)
     match output.strategy:
         case "keep":
-            return [values, *_derived(values, declared)]
+            return [values.alias(name), *_derived(values, declared)]
         case "token" | "vault" | "hash":
             key = keys[str(declared.domain)]
             keep = output.strategy == "token"
