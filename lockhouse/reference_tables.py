@@ -16,6 +16,7 @@ from stores.contracts import load_contracts
 from stores.specs import every_table
 from transforms.pii import contracts as format_of
 from transforms.pii.categories import CATEGORIES
+from transforms.pii.contract_documents import FIELD_NAME
 from transforms.pii.contracts import Contract
 from transforms.tables import Column, TableSpec
 
@@ -136,6 +137,10 @@ _GRAINS = {
 }
 
 
+def _coarse_forms(details: Iterable[str]) -> str:
+    return "; ".join(f"{code(one)} of {' or '.join(format_of.COARSE_OF[one])}" for one in details)
+
+
 def contracts_page() -> str:
     """Describe the contract format, with every word that it allows."""
     rows = [
@@ -143,12 +148,12 @@ def contracts_page() -> str:
         ("`logicalTypeOptions.format`", codes(format_of.FORMATS)),
         ("`classification` without `pii`", codes(format_of.PUBLIC_CLASSES)),
         ("strategies", codes(format_of.PLAIN_STRATEGIES)),
-        ("`{truncate: …}`", codes(format_of.TRUNCATIONS)),
-        ("`{generalise: …}`", codes(format_of.GENERALISATIONS)),
+        ("`{truncate: …}`", _coarse_forms(format_of.TRUNCATIONS)),
+        ("`{generalise: …}`", _coarse_forms(format_of.GENERALISATIONS)),
         ("`derive`", codes(format_of.DERIVATIONS)),
         ("`unknownFields`", codes(format_of.UNKNOWN_FATES)),
         ("reserved field names", codes(format_of.RESERVED)),
-        ("field names", code(format_of.FIELD_NAME.pattern)),
+        ("field names", code(FIELD_NAME.pattern)),
     ]
     text = Template(CONTRACTS).substitute(
         words=table(["where", "allowed"], rows),

@@ -126,7 +126,7 @@ Each field stands on one side of it.
 | --- | --- |
 | `subjectKey` | the name of the field with `subject: true` |
 | `eventTime` | the timestamp field that says when it happened; without it, or where it is absent, the arrival |
-| `eventId` | the text field by which a producer names its events; without it, only a queue message's id does |
+| `eventId` | the text field by which a producer names its events; without it, the id of a queue message does |
 | `unknownFields` | the fate of undeclared fields: `seal` keeps them sealed and counted, `reject` quarantines |
 
 ## Properties of a field
@@ -134,13 +134,14 @@ Each field stands on one side of it.
 | property | meaning |
 | --- | --- |
 | `pii` | see above |
-| `derive` | `version` adds `<field>_major`, `<field>_minor` and `<field>_patch` as numbers |
+| `derive` | `version` adds `<field>_major` (so it begins with a number), `<field>_minor`, `<field>_patch` |
 | `synthetic` | a small pattern (literals, `\\d`, `{n}`, optional groups) for synthetic values |
 
-`logicalTypeOptions` has `format`, `pattern` and `maxLength` (256 characters without it). A pattern has to
-match the whole text. `slaProperties` with `property: retention`, unit `d` and an `element` such as
-`raw.logins` give the days that a table's rows are kept, counted from their arrival; the nightly upkeep deletes
-older ones. Without it raw and quarantine are kept 30 days, masked 365.
+`logicalTypeOptions` of a text has `format`, `pattern` and `maxLength` (256 characters without it). A pattern
+is a regular expression of Rust's `regex`, and has to match the whole text. `slaProperties` with
+`property: retention`, unit `d` and an `element` such as `raw.logins` give the days that a table's rows are
+kept, counted from their arrival; the nightly upkeep deletes older ones. Without it raw and quarantine are
+kept 30 days, masked 365.
 
 ## Allowed words
 

@@ -197,11 +197,10 @@ class Intake:
         parsed = parse_records(chunk.payloads, contract)
         ids = _event_ids(sealer.keys, chunk, deliveries)
         rows = parsed.rows[~np.isin(parsed.rows, np.fromiter(chunk.refused, np.int64))]
-        if contract.event_id is not None:
-            names = parsed.fields[contract.event_id].take(rows).to_series().to_list()
-            ids[rows] = named_event_ids(sealer.keys.identity_key("event"), names)
-        is_duplicate = self._are_duplicates(batch, contract, chunk, ids, rows)
-        accepted, read = rows[~is_duplicate], _Read(parsed.fields, ids)
+        read = _Read(parsed.fields, ids)
+        named = _name_events(sealer.keys, contract, chunk, read, rows)
+        again = named[self._seen(batch, chunk, ids, named.tolist())]
+        accepted = rows[~np.isin(rows, again)]
         opened = self._open_subjects(batch, contract, chunk, subjects, accepted, read)
         rejected, repeated = self._first_rejected(batch, chunk, ids, {**parsed.rejected, **chunk.refused})
         faults = [*chunk.faults, *chunk.faults_of(rejected)]
@@ -212,7 +211,7 @@ class Intake:
             rows=len(chunk.payloads) + len(chunk.faults),
             accepted=opened.frame.height,
             quarantined=len(faults),
-            duplicates=int(is_duplicate.sum()) + repeated,
+            duplicates=len(again) + repeated,
             refused=len(accepted) - opened.frame.height,
             unknown=int(opened.field(UNKNOWN).is_there.sum()),
         )
@@ -220,31 +219,19 @@ class Intake:
         masked = self._masked(contract, sealer, opened, self._commit(batch, chunk.number))
         self._prepared.prepare(batch, chunk.number, masked_table(contract), masked, sealer)
 
-    def _are_duplicates(
-        self, batch: Batch, contract: Contract, chunk: Chunk, ids: Octets, rows: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.bool_]:
-        """Tell which of these records bring a name that came before; the others are known by their file."""
-        found = np.zeros(len(rows), bool)
-        if contract.event_id is not None:
-            found[:] = self._seen(batch, chunk, ids, rows.tolist())
-        elif chunk.names:
-            is_named = np.isin(rows, np.fromiter(chunk.names, np.int64))
-            found[is_named] = self._seen(batch, chunk, ids, rows[is_named].tolist())
-        return found
-
     def _first_rejected(
         self, batch: Batch, chunk: Chunk, ids: Octets, rejected: Mapping[int, str]
     ) -> tuple[dict[int, str], int]:
         """Leave out messages that were rejected before, and say how many; a queue delivers them again too."""
         named = [row for row in sorted(rejected) if row in chunk.names]
-        if not named:
-            return dict(rejected), 0
         found = self._seen(batch, chunk, ids, named)
         repeated = {row for row, is_known in zip(named, found, strict=True) if is_known}
         return {row: why for row, why in rejected.items() if row not in repeated}, len(repeated)
 
     def _seen(self, batch: Batch, chunk: Chunk, ids: Octets, rows: list[int]) -> npt.NDArray[np.bool_]:
         """Enter events, and tell which of them came before; `rows` are their records in the chunk."""
+        if not rows:
+            return np.zeros(0, bool)
         brought = uuid_bytes(batch.id)
         arrivals: list[Arrival] = [
             (event, brought, chunk.files[row], chunk.records[row])
@@ -430,6 +417,23 @@ def _event_ids(keys: TenantKeys, chunk: Chunk, deliveries: Mapping[int, bytes]) 
     if chunk.names:
         ids[list(chunk.names)] = named_event_ids(key, list(chunk.names.values()))
     return ids
+
+
+def _name_events(
+    keys: TenantKeys, contract: Contract, chunk: Chunk, read: _Read, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Give the rows whose events bring a name, which may have come before; the others are known by their file.
+
+    Where a field holds the name, `read.ids` gets the id of it.
+    """
+    is_named = np.isin(rows, np.fromiter(chunk.names, np.int64))
+    if contract.event_id is not None:
+        names = read.fields[contract.event_id].take(rows)
+        has_name = names.is_there.to_numpy()
+        present = names.to_series().drop_nulls().to_list()
+        read.ids[rows[has_name]] = named_event_ids(keys.identity_key("event"), present)
+        is_named |= has_name
+    return rows[is_named]
 
 
 def _taken_at(chunk: Chunk) -> pl.Series:

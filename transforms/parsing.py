@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from operator import attrgetter
 from typing import Annotated, Any
@@ -22,13 +23,19 @@ import pyarrow as pa
 
 from transforms.coding import Coded, join_texts
 from transforms.pii.canonical import canonicalise
-from transforms.pii.contracts import Contract, Field
+from transforms.pii.contracts import Contract, Field, whole_pattern
 
 ROW = "_row"
 UNKNOWN = "_unknown"
 # Records that are decoded without looking at each: one bad record slows down only these, and what
 # was decoded is read while it is still near the processor.
 _STEP = 4096
+
+# The first part becomes a number of a table, which may not be absent.
+_VERSION = r"^[0-9]{1,9}(\.|$)"
+
+# What Python has names for; bounds in a table's statistics are rounded up, and need names as well.
+_FIRST_TIME, _LAST_TIME = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 _UNDECODABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
 # More than 64 bits are no integer of a table.
@@ -210,16 +217,24 @@ def _canonical_column(values: pl.Series, declared: Field) -> pl.Series:
     if not fits.all(ignore_nulls=True):
         fits = (sizes > 0) & (texts.str.len_chars() <= declared.max_length)
     if declared.pattern is not None:
-        fits &= texts.str.contains(f"^(?:{declared.pattern})$")
+        fits &= texts.str.contains(whole_pattern(declared.pattern))
+    if declared.derive == "version":
+        fits &= texts.str.contains(_VERSION)
     return texts if fits.all(ignore_nulls=True) else texts.set(~fits.fill_null(True), None)
 
 
 def _timestamps(values: pl.Series) -> pl.Series:
-    """Read RFC 3339 with an offset. Units: microseconds, UTC."""
+    """Read RFC 3339 with an offset; null where it is none, or in UTC has no year of four digits.
+
+    Units: microseconds, UTC.
+    """
     if values.null_count() == len(values):
         return values.cast(pl.Datetime("us", "UTC"))
     texts = values.str.replace("[Zz]$", "+00:00").str.replace("^(.{10})[ t]", "${1}T")
-    return texts.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False)
+    moments = texts.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False)
+    # A time that only polars can hold would stop the batch later.
+    is_named = moments.is_between(_FIRST_TIME, _LAST_TIME).fill_null(True)
+    return moments if is_named.all() else moments.set(~is_named, None)
 
 
 def _expectation(declared: Field) -> str:
@@ -236,4 +251,6 @@ def _expectation(declared: Field) -> str:
         wanted = "an RFC 3339 time with an offset"
     elif declared.pattern is not None:
         wanted = f"text that matches {declared.pattern}"
+        if declared.derive is not None:
+            wanted += f", a {declared.derive} that begins with a number"
     return f"column {declared.name}: expected {wanted or f'1 to {declared.max_length} characters'}"

@@ -21,19 +21,42 @@
 {%- endmacro %}
 
 {#
+  The ranges of dates, as pairs of ISO texts, on which rows of this run's dates arrived by a sound clock:
+  from the day in front, since it may be an hour fast, to `late_days` after. Dates far apart stay apart,
+  so that one event of long ago does not open the files of all the time since.
+#}
+{% macro arrival_ranges() %}
+  {%- set date = modules.datetime.date -%}
+  {%- set ranges = [] -%}
+  {%- for day in window_dates() -%}
+    {#- The calendar ends at both sides: 1 is its first day, and this its last. -#}
+    {%- set number = date.fromisoformat(day).toordinal() -%}
+    {%- set first = [number - 1, 1] | max -%}
+    {%- set last = [number + (var("late_days") | int), date.max.toordinal()] | min -%}
+    {%- if ranges and first <= ranges[-1][1] + 1 -%}
+      {%- set first = ranges.pop()[0] -%}
+    {%- endif -%}
+    {%- do ranges.append([first, last]) -%}
+  {%- endfor -%}
+  {%- set texts = [] -%}
+  {%- for first, last in ranges -%}
+    {%- do texts.append([date.fromordinal(first).isoformat(), date.fromordinal(last).isoformat()]) -%}
+  {%- endfor -%}
+  {{ return(texts) }}
+{% endmacro %}
+
+{#
   True for rows that can belong to the window, judged by the partition columns alone, so that
-  whole files of other days are never opened. A row with a sound clock arrives between an hour
-  before its event (hence the day in front) and `late_days` after it; the others are kept.
+  whole files of other days are never opened. Rows whose clock was wrong may belong to any.
 #}
 {% macro may_be_in_window(received_date, clock_skewed) -%}
-  {%- set dates = window_dates() -%}
-  {%- if dates -%}
-    {%- set day = modules.datetime.date.fromisoformat -%}
-    {%- set first = day(dates | first) - modules.datetime.timedelta(days=1) -%}
-    {%- set last = day(dates | last) + modules.datetime.timedelta(days=var("late_days") | int) -%}
+  {%- set ranges = arrival_ranges() -%}
+  {%- if ranges -%}
     (
         {{ clock_skewed }} is distinct from false
+        {%- for first, last in ranges %}
         or {{ received_date }} between date '{{ first }}' and date '{{ last }}'
+        {%- endfor %}
     )
   {%- else -%}
     true

@@ -299,6 +299,29 @@ def test_a_skewed_clock_counts_on_the_date_it_gave(lake, run):
     assert [row["event_date"] for row in read_mart(lake, "daily_logins")] == [long_ago]
 
 
+def test_the_ends_of_the_calendar_are_dates_like_others(lake, run):
+    """A clock may be wrong by as much as a date can say; that must not stop the marts of everybody else."""
+    ends = (date.min, SECOND, date.max)
+    skewed = {"received_at": at(SECOND, "08:00:00"), "clock_skewed": True}
+    append_logins(lake, crowd(SECOND, 10) + crowd(date.min, 10, **skewed) + crowd(date.max, 10, **skewed))
+    run(*ends)
+    assert sorted(row["event_date"] for row in read_mart(lake, "daily_logins")) == list(ends)
+    run(date.max)
+    assert sorted(row["event_date"] for row in read_mart(lake, "daily_logins")) == list(ends)
+
+
+def test_dates_far_apart_do_not_open_the_files_between(lake, run):
+    """Of files of other days no more than their schema is read: damaged rows there are not noticed."""
+    days = [SECOND - timedelta(days=400), SECOND - timedelta(days=200), SECOND]
+    for number, day in enumerate(days):
+        append_logins(lake, crowd(day, 10), first_number=100 * number)
+    (between,) = (lake / "acme").rglob(f"received_date={days[1]}/*/*.parquet")
+    content = between.read_bytes()
+    between.write_bytes(content[:4] + bytes(len(content) // 3) + content[4 + len(content) // 3 :])
+    run(days[0], days[2])
+    assert sorted(row["event_date"] for row in read_mart(lake, "daily_logins")) == [days[0], days[2]]
+
+
 def test_an_input_that_is_missing_does_not_empty_a_mart(two_days, run, tmp_path):
     """A mart alone still reads through its staging view."""
     outcome = run(select="device_activity")

@@ -276,7 +276,7 @@ def test_messages_of_two_files_of_a_batch_are_told_apart_too(lake: Lake):
     assert counts == Counts(rows=2, accepted=1, duplicates=1)
 
 
-def named_contract() -> Contract:
+def named_contract(*, required: bool = True) -> Contract:
     document = yaml.safe_load((FOLDER / "logins.yaml").read_text())
     table = document["schema"][0]
     table["customProperties"].append({"property": "eventId", "value": "login_id"})
@@ -287,7 +287,7 @@ def named_contract() -> Contract:
             "logicalTypeOptions": {
                 "pattern": "^([0-9]{1,3}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$"
             },
-            "required": True,
+            "required": required,
             "classification": "internal",
             "description": "The producer's own name of the sign-in.",
         }
@@ -305,6 +305,15 @@ def test_a_declared_id_names_the_event_in_whatever_file(lake: Lake):
     ids = lake.rows("raw.logins")["event_id"].to_list()
     assert ours in ids
     assert len(set(ids)) == 3
+
+
+def test_an_event_without_its_declared_id_is_known_by_its_file_or_message(lake: Lake):
+    contract = named_contract(required=False)
+    first = [login(1, login_id="1"), login(2), login(3, login_id=None), login(4, login_id="1")]
+    assert lake.take(lines(first), contract=contract) == Counts(rows=4, accepted=3, duplicates=1)
+    assert lake.take(lines(first), contract=contract) == Counts(rows=4, duplicates=4)
+    sent = [message("a", login(5)), message("a", login(6)), message("b", login(7, login_id="1"))]
+    assert lake.take(lines(sent), contract=contract) == Counts(rows=3, accepted=1, duplicates=2)
 
 
 def test_tenants_do_not_share_what_was_seen(lake: Lake):

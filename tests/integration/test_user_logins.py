@@ -21,6 +21,8 @@ from transforms.user_logins import COLUMNS, describe_columns, no_rows
 
 HOUR = datetime(2026, 11, 21, 7, tzinfo=UTC)
 CONTRACT = load_contract("logins")
+# What a clock may say at most (transforms/parsing.py).
+ENDS = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
 
 
 def rows(count, seed=1, tenant="default"):
@@ -39,7 +41,9 @@ def rows(count, seed=1, tenant="default"):
                 "app_major": 1,
                 "app_minor": 2,
                 "app_patch": None,
-                "create_date": HOUR + timedelta(microseconds=dice.randrange(10**10)),
+                "create_date": dice.choice(
+                    [*ENDS, *[HOUR + timedelta(microseconds=dice.randrange(10**10))] * 9]
+                ),
                 "received_at": HOUR + timedelta(seconds=dice.randrange(3600)),
             }
             for _ in range(count)

@@ -96,6 +96,27 @@ def test_unknown_strategy_names_line_met_and_allowed():
         ("derive, value: version", "derive, value: poem", "`poem`"),
         ("{format: ip}", "{format: face}", "`face`"),
         ("pattern: '^(android|", "pattern: '^((android|", "pattern that does not compile"),
+        ("pattern: '^(android|", "pattern: '(?=a)(android|", "pattern that does not compile"),
+        ("pattern: '^(android|", "pattern: 'a)|(?:(android|", "pattern that does not compile"),
+        ("{truncate: net24}", "{truncate: domain}", "`domain` of ip `ip`"),
+        (
+            "domain: device, outputs: [token]",
+            "domain: device, outputs: [{generalise: year}]",
+            "`year` of string",
+        ),
+        ("domain: device, ", "domian: device, ", "a value that is no pii"),
+        ("domain: device, ", "domain: [device], ", "a value that is no pii"),
+        ("{maxLength: 128}", "{maxLength: many}", "a value that is no options"),
+        ("{maxLength: 128}", "{maxLength: 0}", "a value that is no options"),
+        (
+            "logicalType: timestamp",
+            "logicalType: timestamp\n        logicalTypeOptions: {maxLength: 9}",
+            "maxLength of a",
+        ),
+        ("value: 30, unit: d", "value: 1, unit: y", "`y`"),
+        ("element: raw.logins", "element: raw.login", "`raw.login`"),
+        ("value: 30, unit: d", "value: soon, unit: d", "a value that is no retention"),
+        ("- {property: derive, value", "- {property: '', value", "a custom property without a name"),
         ("{0,2}$'", "{0,3}$'", "pattern that takes an IPv4 address"),
         ("pattern: '^(android|", "pattern: '.*|(android|", "an e-mail address and a phone number"),
         ("description: The device's platform.", "description: ''", "field `device_type` without a description"),
@@ -108,6 +129,35 @@ def test_bad_contracts_are_refused(old, new, met):
     assert met in error.met
     assert error.line is not None
     assert error.file == "contracts/x.yaml"
+
+
+def test_a_misspelt_key_is_named_with_its_line_and_those_that_there_are():
+    text = changed("domain: device, ", "domian: device, ")
+    error = refused(text)
+    assert "`domian`" in error.allowed and "category, domain, subject, strategy, outputs" in error.allowed
+    assert error.line == line_of(text, "domian: device")
+
+
+def test_a_subject_is_a_text_or_a_whole_number():
+    document = yaml.safe_load(GOOD)
+    user = next(one for one in document["schema"][0]["properties"] if one["name"] == "user_id")
+    user["logicalType"] = "number"
+    del user["logicalTypeOptions"]
+    assert refused(yaml.safe_dump(document)).met == "data subject `user_id` of type number"
+
+
+def test_a_derivation_is_of_a_text():
+    document = yaml.safe_load(GOOD)
+    version = next(one for one in document["schema"][0]["properties"] if one["name"] == "app_version")
+    version["logicalType"] = "integer"
+    del version["logicalTypeOptions"]
+    assert refused(yaml.safe_dump(document)).met == "a version of a integer"
+
+
+def test_a_team_is_one_team():
+    document = yaml.safe_load(GOOD)
+    document["team"] = [{"username": "x"}]
+    assert refused(yaml.safe_dump(document)).met == "a team that is a list"
 
 
 def test_a_readable_text_field_needs_a_pattern():

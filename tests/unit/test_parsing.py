@@ -85,6 +85,8 @@ def test_the_last_of_a_repeated_field_counts():
         ("occurred_at", None, None),
         ("occurred_at", "2026-02-03T04:05:06Z", datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)),
         ("occurred_at", "2026-02-03 04:05:06.5+02:00", datetime(2026, 2, 3, 2, 5, 6, 500_000, tzinfo=UTC)),
+        ("occurred_at", "0001-01-01T01:00:00+01:00", datetime(1, 1, 1, tzinfo=UTC)),
+        ("occurred_at", "9999-12-31T23:59:59Z", datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
         ("occurred_at", "2026-02-03t04:05:06.123456z", datetime(2026, 2, 3, 4, 5, 6, 123_456, tzinfo=UTC)),
     ],
 )
@@ -111,6 +113,11 @@ def test_values_are_brought_to_their_canonical_form(field: str, sent: object, ke
         ({"occurred_at": SECRET}, "column occurred_at: expected an RFC 3339 time with an offset"),
         ({"occurred_at": "2026-02-03T04:05:06"}, "column occurred_at: expected an RFC 3339 time"),
         ({"occurred_at": "2026-02-30T04:05:06Z"}, "column occurred_at: expected an RFC 3339 time"),
+        ({"occurred_at": "0000-12-31T23:59:59Z"}, "column occurred_at: expected an RFC 3339 time"),
+        ({"occurred_at": "0001-01-01T00:00:00+01:00"}, "column occurred_at: expected an RFC 3339 time"),
+        ({"occurred_at": "9999-12-31T23:59:59.5Z"}, "column occurred_at: expected an RFC 3339 time"),
+        ({"occurred_at": "9999-12-31T23:59:59-01:00"}, "column occurred_at: expected an RFC 3339 time"),
+        ({"occurred_at": "-001-01-01T00:00:00Z"}, "column occurred_at: expected an RFC 3339 time"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_column(changes: dict[str, object], expected: str):

@@ -7,15 +7,24 @@ statistics, dbt sources, catalog metadata and synthetic data. Pure: text in, `Co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
+import polars as pl
 
-from transforms.errors import ContractError
 from transforms.pii.categories import CATEGORIES
+from transforms.pii.contract_documents import (
+    FIELD_NAME,
+    Custom,
+    Lines,
+    Options,
+    Pii,
+    Retention,
+    Step,
+    custom_properties,
+    read_document,
+)
 
 LOGICAL_TYPES = ("string", "integer", "number", "boolean", "timestamp")
 FORMATS = ("uuid", "ip", "mac", "email", "account", "phone", "date")
@@ -23,11 +32,23 @@ PLAIN_STRATEGIES = ("keep", "drop", "redact", "token", "vault", "hash", "seal")
 TRUNCATIONS = ("net24", "net48", "domain")
 GENERALISATIONS = ("year", "month", "bucket10", "bucket100")
 DERIVATIONS = ("version",)
+# What a coarse form is made of, as types and formats: of anything else it might be the value itself.
+COARSE_OF: dict[str, tuple[str, ...]] = {
+    "net24": ("ip",),
+    "net48": ("ip",),
+    "domain": ("email",),
+    "year": ("date", "timestamp"),
+    "month": ("date", "timestamp"),
+    "bucket10": ("integer", "number"),
+    "bucket100": ("integer", "number"),
+}
+SUBJECT_TYPES = ("string", "integer")
+# Whose rows go after the days that a contract names.
+RETAINED_ZONES = ("raw", "masked", "quarantine", "requests")
 PUBLIC_CLASSES = ("public", "internal")
 UNKNOWN_FATES = ("seal", "reject")
 # Who brings records: producers, or a service of the platform, so that no producer can.
 ORIGINS = ("producer", "platform")
-FIELD_NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 # A pattern of a readable column must take none of these: a producer will send one there some day.
 PERSONAL_SAMPLES = {
     "an IPv4 address": "198.51.100.213",
@@ -85,6 +106,11 @@ class Field:
         """Whether the field stands behind the PII line."""
         return self.category is not None
 
+    @property
+    def kind(self) -> str:
+        """What its values are: the format of a text, else the logical type."""
+        return self.format or self.logical_type
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -117,42 +143,6 @@ class Contract:
         return {declared.name: declared for declared in self.fields}[name]
 
 
-class _Lines:
-    """Where in the YAML text each value stands, so that a refusal can name the line."""
-
-    def __init__(self, file: str, text: str) -> None:
-        self.file = file
-        try:
-            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            met = str(getattr(error, "problem", None) or "text that is not YAML")
-            raise ContractError(file, mark.line + 1 if mark else None, met, "well-formed YAML") from error
-
-    def line(self, *path: str | int) -> int | None:
-        """Give the line of the value at a path; the nearest parent's where it is absent."""
-        node = self.root
-        for step in path:
-            child = _child(node, step)
-            if child is None:
-                break
-            node = child
-        return node.start_mark.line + 1 if node is not None else None
-
-    def refuse(self, met: str, allowed: str, *path: str | int) -> ContractError:
-        """Make the error for the value at a path."""
-        return ContractError(self.file, self.line(*path), met, allowed)
-
-
-def _child(node: yaml.Node | None, step: str | int) -> yaml.Node | None:
-    if isinstance(node, yaml.MappingNode):
-        return next((value for key, value in node.value if key.value == step), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        found: yaml.Node = node.value[step]
-        return found
-    return None
-
-
 def compile_contract(file: str, text: str) -> Contract:
     """Compile a contract's YAML text.
 
@@ -160,68 +150,47 @@ def compile_contract(file: str, text: str) -> Contract:
     document that is no ODCS v3 contract, an unclassified field, an unknown type, strategy or
     category, a readable text column without a pattern, and a contract without a data subject.
     """
-    lines = _Lines(file, text)
-    document = _valid_document(lines, text)
-    if len(document["schema"]) != 1:
-        raise lines.refuse(f"{len(document['schema'])} schema objects", "exactly one", "schema")
+    lines = Lines(file, text)
+    document = read_document(lines, text)
     table = document["schema"][0]
     fields = tuple(_fields(lines, table.get("properties") or []))
-    options = _custom(table)
+    options = custom_properties(lines, table, "schema", 0)
     _check_subject(lines, fields, options)
-    _check_references(lines, fields, options)
     return Contract(
         source=document["id"],
         version=document["version"],
         title=document.get("name") or document["id"],
         description=(document.get("description") or {}).get("purpose") or "",
-        owner=(document.get("team") or {}).get("name") or "unowned",
+        owner=_owner(lines, document),
         fields=fields,
-        unknown_fields=_one_of(
-            lines, options.get("unknownFields", "seal"), UNKNOWN_FATES, "schema", 0, "customProperties"
-        ),
-        event_time=options.get("eventTime"),
-        event_id=options.get("eventId"),
-        retention_days=_retention(document),
-        origin=_one_of(lines, options.get("origin", ORIGINS[0]), ORIGINS, "schema", 0, "customProperties"),
+        unknown_fields=_chosen(lines, options, "unknownFields", UNKNOWN_FATES),
+        event_time=_referred(lines, fields, options, "eventTime", "timestamp"),
+        event_id=_referred(lines, fields, options, "eventId", "string"),
+        retention_days=dict(_retention(lines, document)),
+        origin=_chosen(lines, options, "origin", ORIGINS),
     )
 
 
-def _valid_document(lines: _Lines, text: str) -> dict[str, Any]:
-    """Validate against the standard's own model, then check what compiling relies on."""
-    from open_data_contract_standard.model import OpenDataContractStandard
-    from pydantic import ValidationError
-
-    document = yaml.safe_load(text)
-    if not isinstance(document, dict):
-        raise lines.refuse("something that is no mapping", "an ODCS v3 document")
-    try:
-        OpenDataContractStandard.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise lines.refuse(first["msg"], "what ODCS v3 allows there", *first["loc"]) from None
-    for key, allowed in (("apiVersion", "v3.x"), ("kind", "DataContract"), ("version", "a version")):
-        if not document.get(key):
-            raise lines.refuse(f"no {key}", allowed)
-    if not str(document["apiVersion"]).startswith("v3."):
-        raise lines.refuse(f"apiVersion {document['apiVersion']}", "v3.x", "apiVersion")
-    if not FIELD_NAME.match(str(document.get("id"))):
-        raise lines.refuse("an id that is no name", f"a name like {FIELD_NAME.pattern}", "id")
-    if not document.get("schema"):
-        raise lines.refuse("no schema", "one schema object with the record's fields")
-    return document
+def _owner(lines: Lines, document: Mapping[str, Any]) -> str:
+    team = document.get("team") or {}
+    if not isinstance(team, Mapping):
+        # Version 3.0 of the standard has a list of people there.
+        raise lines.refuse("a team that is a list", "`name` and `description` of a team", "team")
+    return team.get("name") or "unowned"
 
 
-def _custom(element: Mapping[str, Any]) -> dict[str, Any]:
-    return {entry["property"]: entry.get("value") for entry in element.get("customProperties") or []}
+def _chosen(lines: Lines, options: Mapping[str, Custom], name: str, allowed: tuple[str, ...]) -> str:
+    """Give one of the allowed values, the first where none is named."""
+    return _one_of(lines, options[name].value, allowed, *options[name].path) if name in options else allowed[0]
 
 
-def _one_of(lines: _Lines, met: object, allowed: tuple[str, ...], *path: str | int) -> str:
+def _one_of(lines: Lines, met: object, allowed: tuple[str, ...], *path: Step) -> str:
     if met not in allowed:
         raise lines.refuse(f"`{met}`", ", ".join(allowed), *path)
     return str(met)
 
 
-def _fields(lines: _Lines, properties: list[dict[str, Any]]) -> Iterator[Field]:
+def _fields(lines: Lines, properties: list[dict[str, Any]]) -> Iterator[Field]:
     names: set[str] = set()
     for index, declared in enumerate(properties):
         path = ("schema", 0, "properties", index)
@@ -234,102 +203,120 @@ def _fields(lines: _Lines, properties: list[dict[str, Any]]) -> Iterator[Field]:
         yield _field(lines, declared, path)
 
 
-def _field(lines: _Lines, declared: dict[str, Any], path: tuple[str | int, ...]) -> Field:
-    custom = _custom(declared)
-    pii = custom.get("pii") or {}
-    options = declared.get("logicalTypeOptions") or {}
+def _field(lines: Lines, declared: dict[str, Any], path: tuple[Step, ...]) -> Field:
+    custom = custom_properties(lines, declared, *path)
+    pii, place = _pii(lines, custom, path)
+    options_path = (*path, "logicalTypeOptions")
+    options = lines.shaped(declared.get("logicalTypeOptions") or {}, Options, *options_path)
     compiled = Field(
         name=declared["name"],
         logical_type=_one_of(lines, declared.get("logicalType"), LOGICAL_TYPES, *path, "logicalType"),
         description=_described(lines, declared, path),
         required=bool(declared.get("required")),
         classification=_classified(lines, declared, pii, path),
-        outputs=tuple(_outputs(lines, pii, path)),
-        format=_one_of(lines, options["format"], FORMATS, *path, "logicalTypeOptions")
-        if "format" in options
-        else None,
-        pattern=_pattern(lines, options.get("pattern"), path),
-        max_length=int(options.get("maxLength", 256)),
-        category=_category(lines, pii, path),
-        domain=pii.get("domain") or pii.get("category"),
-        is_subject=bool(pii.get("subject")),
-        derive=_one_of(lines, custom["derive"], DERIVATIONS, *path) if "derive" in custom else None,
-        synthetic=custom.get("synthetic"),
+        outputs=tuple(_outputs(lines, pii, place)),
+        format=options.format and _one_of(lines, options.format, FORMATS, *options_path),
+        pattern=_pattern(lines, options.pattern, options_path),
+        max_length=options.max_length,
+        category=_category(lines, pii, place),
+        domain=(pii.domain or pii.category) if pii else None,
+        is_subject=pii is not None and pii.subject,
+        derive=_chosen(lines, custom, "derive", DERIVATIONS) if "derive" in custom else None,
+        synthetic=custom["synthetic"].value if "synthetic" in custom else None,
         examples=tuple(declared.get("examples") or ()),
     )
     _check_readable(lines, compiled, path)
+    _check_kind(lines, compiled, declared.get("logicalTypeOptions") or {}, path)
     columns = [one.column(compiled.name) for one in compiled.outputs]
     if len(set(columns)) < len(columns):
         raise lines.refuse(f"two outputs of `{compiled.name}` in one column", "token or vault, not both", *path)
     return compiled
 
 
-def _described(lines: _Lines, declared: Mapping[str, Any], path: tuple[str | int, ...]) -> str:
+def _pii(
+    lines: Lines, custom: Mapping[str, Custom], path: tuple[Step, ...]
+) -> tuple[Pii | None, tuple[Step, ...]]:
+    """Give what a field says of a person, None where it says nothing, and the place of it."""
+    told = custom.get("pii", Custom(None, path))
+    return (lines.shaped(told.value, Pii, *told.path) if told.value else None), told.path
+
+
+def _described(lines: Lines, declared: Mapping[str, Any], path: tuple[Step, ...]) -> str:
     if not declared.get("description"):
         raise lines.refuse(f"field `{declared['name']}` without a description", "one sentence", *path)
     return str(declared["description"])
 
 
-def _classified(
-    lines: _Lines, declared: Mapping[str, Any], pii: Mapping[str, Any], path: tuple[str | int, ...]
-) -> str:
+def _classified(lines: Lines, declared: Mapping[str, Any], pii: Pii | None, path: tuple[Step, ...]) -> str:
     met = declared.get("classification")
-    if not pii and met not in PUBLIC_CLASSES:
+    if pii is None and met not in PUBLIC_CLASSES:
         allowed = "a `pii` property, or classification " + " or ".join(PUBLIC_CLASSES)
         raise lines.refuse(f"unclassified field `{declared['name']}`", allowed, *path)
     return str(met or "restricted")
 
 
-def _category(lines: _Lines, pii: Mapping[str, Any], path: tuple[str | int, ...]) -> str | None:
-    if not pii:
+def _category(lines: Lines, pii: Pii | None, place: tuple[Step, ...]) -> str | None:
+    if pii is None:
         return None
-    if pii.get("category") not in CATEGORIES:
+    if pii.category not in CATEGORIES:
         allowed = "a category of fideslang, such as user.device.ip_address"
-        raise lines.refuse(f"category `{pii.get('category')}`", allowed, *path, "customProperties")
-    return str(pii["category"])
+        raise lines.refuse(f"category `{pii.category}`", allowed, *place, "category")
+    return pii.category
 
 
-def _pattern(lines: _Lines, pattern: str | None, path: tuple[str | int, ...]) -> str | None:
+def _pattern(lines: Lines, pattern: str | None, path: tuple[Step, ...]) -> str | None:
     if pattern is None:
         return None
     try:
-        re.compile(pattern)
-    except re.error as error:
-        place = (*path, "logicalTypeOptions", "pattern")
-        raise lines.refuse(f"pattern that does not compile ({error})", "a regex", *place) from error
+        # By what checks the records: it knows no looking ahead, and no references back. By itself first:
+        # what closes a group that it did not open would hold for less than the whole text.
+        pl.Series([""]).str.contains(pattern)
+        takes(pattern, "")
+    except pl.exceptions.ComputeError:
+        allowed = "a regular expression of Rust's `regex`"
+        raise lines.refuse("pattern that does not compile", allowed, *path, "pattern") from None
     return pattern
 
 
-def _outputs(lines: _Lines, pii: Mapping[str, Any], path: tuple[str | int, ...]) -> Iterator[Output]:
+def takes(pattern: str, text: str) -> bool:
+    """Whether the whole of a text matches a field's pattern."""
+    return bool(pl.Series([text]).str.contains(whole_pattern(pattern))[0])
+
+
+def whole_pattern(pattern: str) -> str:
+    """Give what matches the whole of a text where the pattern may match a part."""
+    return f"^(?:{pattern})$"
+
+
+def _outputs(lines: Lines, pii: Pii | None, place: tuple[Step, ...]) -> Iterator[Output]:
     """Give the columns that are made of a field: `strategy: token`, or `outputs: [token, ...]`."""
-    if not pii:
+    if pii is None:
         yield Output("keep")
         return
-    declared = pii.get("outputs") or [pii.get("strategy")]
-    for entry in declared:
-        yield _output(lines, entry, (*path, "customProperties"))
+    for entry in (*pii.outputs,) or (pii.strategy,):
+        yield _output(lines, entry, place)
 
 
-def _output(lines: _Lines, entry: object, path: tuple[str | int, ...]) -> Output:
+def _output(lines: Lines, entry: object, place: tuple[Step, ...]) -> Output:
     details = {"truncate": TRUNCATIONS, "generalise": GENERALISATIONS}
     if isinstance(entry, dict) and len(entry) == 1:
         ((strategy, detail),) = entry.items()
         if strategy in details:
-            return Output(strategy, _one_of(lines, detail, details[strategy], *path))
+            return Output(strategy, _one_of(lines, detail, details[strategy], *place))
     if isinstance(entry, str) and entry in PLAIN_STRATEGIES:
         return Output(entry)
     allowed = ", ".join(PLAIN_STRATEGIES) + ", {truncate: ...}, {generalise: ...}"
-    raise lines.refuse(f"strategy `{entry}`", allowed, *path)
+    raise lines.refuse(f"strategy `{entry}`", allowed, *place)
 
 
-def _check_readable(lines: _Lines, declared: Field, path: tuple[str | int, ...]) -> None:
+def _check_readable(lines: Lines, declared: Field, path: tuple[Step, ...]) -> None:
     """Refuse a kept text column that could hold anything: that is how PII slips through."""
     kept = any(output.strategy == "keep" for output in declared.outputs)
     if kept and declared.logical_type == "string" and declared.pattern is None:
         allowed = "a logicalTypeOptions.pattern that values must match, or another strategy"
         raise lines.refuse(f"readable text field `{declared.name}` without a pattern", allowed, *path)
     if kept and not declared.is_personal and declared.pattern is not None:
-        taken = [kind for kind, sample in PERSONAL_SAMPLES.items() if re.fullmatch(declared.pattern, sample)]
+        taken = [kind for kind, sample in PERSONAL_SAMPLES.items() if takes(declared.pattern, sample)]
         if taken:
             place = (*path, "logicalTypeOptions", "pattern")
             raise lines.refuse(
@@ -337,29 +324,54 @@ def _check_readable(lines: _Lines, declared: Field, path: tuple[str | int, ...])
             )
 
 
-def _check_subject(lines: _Lines, fields: tuple[Field, ...], options: Mapping[str, Any]) -> None:
+def _check_kind(lines: Lines, declared: Field, options: Mapping[str, Any], path: tuple[Step, ...]) -> None:
+    """Refuse what does not go with the values of a field: a network of a name would be the name."""
+    if declared.logical_type != "string":
+        if meant := sorted({"format", "pattern", "maxLength"} & set(options)):
+            place = (*path, "logicalTypeOptions")
+            raise lines.refuse(f"{meant[0]} of a {declared.logical_type}", "only of a string", *place)
+        if declared.derive:
+            raise lines.refuse(f"a {declared.derive} of a {declared.logical_type}", "only of a string", *path)
+    for output in declared.outputs:
+        wanted = COARSE_OF.get(str(output.detail), (declared.kind,))
+        if declared.kind not in wanted:
+            place, allowed = (*path, "customProperties"), f"only of {' or '.join(wanted)}"
+            raise lines.refuse(f"`{output.detail}` of {declared.kind} `{declared.name}`", allowed, *place)
+
+
+def _check_subject(lines: Lines, fields: tuple[Field, ...], options: Mapping[str, Custom]) -> None:
     subjects = [declared.name for declared in fields if declared.is_subject]
     allowed = "one required field with `subject: true`, named by subjectKey as well"
-    if len(subjects) != 1 or options.get("subjectKey") != subjects[0]:
+    if len(subjects) != 1 or options.get("subjectKey", Custom(None, ())).value != subjects[0]:
         place = ("schema", 0, "customProperties")
         raise lines.refuse(f"data subject {subjects or 'missing'}", allowed, *place)
     subject = next(declared for declared in fields if declared.is_subject)
     if not subject.required:
         raise lines.refuse(f"data subject `{subject.name}` that is not required", allowed, "schema", 0)
+    if subject.logical_type not in SUBJECT_TYPES:
+        met = f"data subject `{subject.name}` of type {subject.logical_type}"
+        raise lines.refuse(met, " or ".join(SUBJECT_TYPES), "schema", 0)
 
 
-def _check_references(lines: _Lines, fields: tuple[Field, ...], options: Mapping[str, Any]) -> None:
-    types = {declared.name: declared.logical_type for declared in fields}
-    for option, wanted in (("eventTime", "timestamp"), ("eventId", "string")):
-        name = options.get(option)
-        if name is not None and types.get(name) != wanted:
-            place = ("schema", 0, "customProperties")
-            raise lines.refuse(f"{option} `{name}`", f"the name of a declared {wanted} field", *place)
+def _referred(
+    lines: Lines, fields: tuple[Field, ...], options: Mapping[str, Custom], option: str, wanted: str
+) -> str | None:
+    """Give the name of a field that an option of the schema object names."""
+    named = options.get(option, Custom(None, ()))
+    if named.value is None:
+        return None
+    if not any(declared.name == named.value and declared.logical_type == wanted for declared in fields):
+        raise lines.refuse(f"{option} `{named.value}`", f"the name of a declared {wanted} field", *named.path)
+    return str(named.value)
 
 
-def _retention(document: Mapping[str, Any]) -> dict[str, int]:
-    return {
-        str(entry["element"]): int(entry["value"])
-        for entry in document.get("slaProperties") or []
-        if entry.get("property") == "retention" and entry.get("unit") == "d"
-    }
+def _retention(lines: Lines, document: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Give how many days each table's rows are kept; one that is misspelt would keep them for good."""
+    tables = [f"{zone}.{document['id']}" for zone in RETAINED_ZONES]
+    for at, entry in enumerate(document.get("slaProperties") or []):
+        if entry.get("property") != "retention":
+            continue
+        place = ("slaProperties", at)
+        kept = lines.shaped(entry, Retention, *place)
+        _one_of(lines, kept.unit, ("d",), *place, "unit")
+        yield _one_of(lines, kept.element, tuple(tables), *place, "element"), kept.value

@@ -68,12 +68,12 @@ def as_text(values: pl.Series) -> pl.Series:
 
 
 def _derived(values: pl.Series, declared: Field) -> list[pl.Series]:
-    """Split a version into sortable numbers; parts that it does not have are null."""
+    """Split a version into sortable numbers; parts that it does not have, or that are none, are null."""
     if declared.derive != "version":
         return []
     parts = values.str.split_exact(".", 3).struct.unnest()
     names = [f"{declared.name}_{part}" for part in ("major", "minor", "patch")]
-    return [parts.to_series(at).cast(pl.Int32).alias(name) for at, name in enumerate(names)]
+    return [parts.to_series(at).cast(pl.Int32, strict=False).alias(name) for at, name in enumerate(names)]
 
 
 def _net24(values: pl.Series) -> pl.Series:
