@@ -150,7 +150,7 @@ class Coded:
         """
         if self.codes is None or values.dtype != pl.String:
             return Coded(self.spread(values))
-        if not values.null_count() and values.is_unique().all():
+        if not values.null_count() and values.n_unique() == len(values):
             return Coded(values, self.codes)
         distinct, codes = number_texts(values)
         return Coded(distinct, codes.take(self.codes))

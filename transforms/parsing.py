@@ -63,9 +63,8 @@ class Parsed:
     rows: npt.NDArray[np.int64]
     rejected: dict[int, str]
 
-    @property
-    def frame(self) -> pl.DataFrame:
-        """The accepted records, with `_row`, as a frame: for some of them, not for a file's."""
+    def to_frame(self) -> pl.DataFrame:
+        """Give the accepted records, with `_row`, as a frame: every text is written out for it."""
         columns = {name: column.take(self.rows).to_series() for name, column in self.fields.items()}
         return pl.DataFrame({ROW: self.rows, **columns})
 
@@ -196,6 +195,8 @@ def _member(slot: str, declared: Field) -> tuple[Any, ...]:
 def _checked(column: Coded, declared: Field, rejected: dict[int, str]) -> Coded:
     """Bring a column to its canonical form; the rows that hold something else are rejected for it."""
     canonical = _canonical_column(column.values, declared)
+    if canonical is column.values:
+        return column
     is_bad = column.values.is_not_null() & canonical.is_null()
     if is_bad.any():
         for row in column.spread(is_bad).fill_null(False).arg_true():

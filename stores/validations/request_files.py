@@ -102,8 +102,9 @@ class RequestFiles:
             )
             self._quarantine.add(replace(batch, source=contract.source), faults, deliveries, commit)
             counts += Counts(rows=len(faults), quarantined=len(faults))
-            for at, row in enumerate(parsed.frame[ROW].to_list()):
-                fields = fields_of(parsed.frame, at, contract)
+            frame = parsed.to_frame()
+            for at, row in enumerate(frame[ROW].to_list()):
+                fields = fields_of(frame, at, contract)
                 counts += self._submit(chunk, row, deliveries[file], fields, contract)
         return counts
 

@@ -150,10 +150,10 @@ LOGIN_BYTES = st.one_of(
 @given(payloads=st.lists(LOGIN_BYTES, max_size=8))
 def test_a_records_verdict_does_not_depend_on_its_neighbours(payloads):
     together = parse_records(payloads, LOGINS)
-    rows = {row[ROW]: row for row in together.frame.iter_rows(named=True)}
+    rows = {row[ROW]: row for row in together.to_frame().iter_rows(named=True)}
     assert sorted([*rows, *together.rejected]) == list(range(len(payloads)))
     for number, payload in enumerate(payloads):
         alone = parse_records([payload], LOGINS)
         assert alone.rejected.get(0) == together.rejected.get(number)
         if number in rows:
-            assert alone.frame.row(0, named=True) == {**rows[number], ROW: 0}
+            assert alone.to_frame().row(0, named=True) == {**rows[number], ROW: 0}

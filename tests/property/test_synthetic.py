@@ -21,8 +21,8 @@ def test_every_synthetic_record_fits_its_contract(seed, contract):
     lines = as_json_lines(synthetic_records(contract, seed, 50, UNTIL)).splitlines()
     parsed = parse_records(lines, contract)
     assert parsed.rejected == {}
-    assert parsed.frame.height == 50
-    assert parsed.frame["_unknown"].null_count() == 50
+    assert parsed.to_frame().height == 50
+    assert parsed.to_frame()["_unknown"].null_count() == 50
 
 
 @settings(max_examples=10)

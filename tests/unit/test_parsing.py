@@ -42,7 +42,7 @@ def login(**changes: object) -> bytes:
 
 def reason(payload: bytes, declared: Contract = LOGINS) -> str:
     parsed = parse_records([login(), payload, login()], declared)
-    assert parsed.frame[ROW].to_list() == [0, 2]
+    assert parsed.to_frame()[ROW].to_list() == [0, 2]
     assert list(parsed.rejected) == [1]
     return parsed.rejected[1]
 
@@ -50,12 +50,12 @@ def reason(payload: bytes, declared: Contract = LOGINS) -> str:
 def accepted(payload: bytes, declared: Contract = LOGINS) -> dict[str, object]:
     parsed = parse_records([payload], declared)
     assert parsed.rejected == {}
-    return parsed.frame.row(0, named=True)
+    return parsed.to_frame().row(0, named=True)
 
 
 def test_fields_become_typed_columns_whatever_their_order():
     shuffled = json.dumps(dict(reversed(GOOD.items()))).encode()
-    frame = parse_records([login(), shuffled], LOGINS).frame
+    frame = parse_records([login(), shuffled], LOGINS).to_frame()
     assert frame.columns == [ROW, *(one.name for one in LOGINS.fields), UNKNOWN]
     assert frame.drop(ROW).row(0) == frame.drop(ROW).row(1)
     assert frame["user_id"].to_list() == [GOOD["user_id"]] * 2
@@ -63,7 +63,7 @@ def test_fields_become_typed_columns_whatever_their_order():
 
 
 def test_nothing_gives_an_empty_frame_of_the_same_columns():
-    assert parse_records([], LOGINS).frame.schema == parse_records([login()], LOGINS).frame.schema
+    assert parse_records([], LOGINS).to_frame().schema == parse_records([login()], LOGINS).to_frame().schema
 
 
 def test_the_last_of_a_repeated_field_counts():
@@ -203,11 +203,11 @@ def test_places_hold_over_the_steps_of_decoding(bad: int, monkeypatch: pytest.Mo
     parsed = parse_records(payloads, LOGINS)
     assert list(parsed.rejected) == [bad]
     rows = [number for number in range(7) if number != bad]
-    assert parsed.frame[ROW].to_list() == rows
-    assert parsed.frame["device_id"].to_list() == [f"d-{number}" for number in rows]
+    assert parsed.to_frame()[ROW].to_list() == rows
+    assert parsed.to_frame()["device_id"].to_list() == [f"d-{number}" for number in rows]
 
 
 def test_every_record_may_be_refused():
     parsed = parse_records([b"{}", login(ip="x")], LOGINS)
-    assert parsed.frame.height == 0
+    assert parsed.to_frame().height == 0
     assert list(parsed.rejected) == [0, 1]

@@ -37,7 +37,7 @@ def read_request(payload: bytes, contract: Contract) -> dict[str, str]:
     parsed = parse_records([payload], request_contract(contract))
     if parsed.rejected:
         raise UsageError(f"the request does not fit its contract: {parsed.rejected[0]}")
-    return fields_of(parsed.frame, 0, contract)
+    return fields_of(parsed.to_frame(), 0, contract)
 
 
 def fields_of(frame: pl.DataFrame, row: int, contract: Contract) -> dict[str, str]:
@@ -58,7 +58,7 @@ def read_change(payload: bytes, contract: Contract) -> Change:
     if parsed.rejected:
         raise UsageError(f"the change does not fit the contract: {parsed.rejected[0]}")
     named = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
-    fields = fields_of(parsed.frame, 0, contract)
+    fields = fields_of(parsed.to_frame(), 0, contract)
     removed = tuple(one.name for one in whole.fields if one.name in named and one.name not in fields)
     for one in whole.fields:
         if one.name in removed and one.required:
