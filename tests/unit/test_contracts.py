@@ -98,16 +98,16 @@ def test_unknown_strategy_names_line_met_and_allowed():
         ("pattern: '^(android|", "pattern: '^((android|", "pattern that does not compile"),
         ("pattern: '^(android|", "pattern: '(?=a)(android|", "pattern that does not compile"),
         ("pattern: '^(android|", "pattern: 'a)|(?:(android|", "pattern that does not compile"),
-        ("{truncate: net24}", "{truncate: domain}", "`domain` of ip `ip`"),
+        ("{truncate: net24}", "{truncate: domain}", "`domain` of `ip` (ip)"),
         (
             "domain: device, outputs: [token]",
             "domain: device, outputs: [{generalise: year}]",
-            "`year` of string",
+            "`year` of `device_id` (string)",
         ),
-        ("domain: device, ", "domian: device, ", "a value that is no pii"),
-        ("domain: device, ", "domain: [device], ", "a value that is no pii"),
-        ("{maxLength: 128}", "{maxLength: many}", "a value that is no options"),
-        ("{maxLength: 128}", "{maxLength: 0}", "a value that is no options"),
+        ("domain: device, ", "domian: device, ", "key `domian` in the pii"),
+        ("domain: device, ", "domain: [device], ", "a list as `domain`"),
+        ("{maxLength: 128}", "{maxLength: many}", "a text as `maxLength`"),
+        ("{maxLength: 128}", "{maxLength: 0}", "another number as `maxLength`"),
         (
             "logicalType: timestamp",
             "logicalType: timestamp\n        logicalTypeOptions: {maxLength: 9}",
@@ -115,7 +115,9 @@ def test_unknown_strategy_names_line_met_and_allowed():
         ),
         ("value: 30, unit: d", "value: 1, unit: y", "`y`"),
         ("element: raw.logins", "element: raw.login", "`raw.login`"),
-        ("value: 30, unit: d", "value: soon, unit: d", "a value that is no retention"),
+        ("value: 30, unit: d", "value: soon, unit: d", "a text as `value`"),
+        ("{category: user.device.device_id, domain: device, outputs: [token]}", "token", "a text as the pii"),
+        ("category: user.device.device_id, ", "", "no `category` in the pii"),
         ("- {property: derive, value", "- {property: '', value", "a custom property without a name"),
         ("{0,2}$'", "{0,3}$'", "pattern that takes an IPv4 address"),
         ("pattern: '^(android|", "pattern: '.*|(android|", "an e-mail address and a phone number"),
@@ -134,7 +136,8 @@ def test_bad_contracts_are_refused(old, new, met):
 def test_a_misspelt_key_is_named_with_its_line_and_those_that_there_are():
     text = changed("domain: device, ", "domian: device, ")
     error = refused(text)
-    assert "`domian`" in error.allowed and "category, domain, subject, strategy, outputs" in error.allowed
+    assert error.met == "key `domian` in the pii"
+    assert error.allowed == "category, domain, subject, strategy, outputs"
     assert error.line == line_of(text, "domian: device")
 
 

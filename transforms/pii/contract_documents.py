@@ -87,12 +87,35 @@ class Lines:
         except msgspec.ValidationError as error:
             told, _, inside = str(error).partition(" - at `$")
             steps = re.findall(r"[A-Za-z]\w*", inside)
-            allowed = f"{_names(shape)} of their types ({told[0].lower()}{told[1:]})"
-            raise self.refuse(f"a value that is no {shape.__name__.lower()}", allowed, *path, *steps) from None
+            raise self.refuse(*_described(told, ".".join(steps), shape), *path, *steps) from None
 
 
-def _names(shape: type[msgspec.Struct]) -> str:
-    return ", ".join(one.encode_name for one in msgspec.structs.fields(shape))
+# What msgspec calls the things of a document, as people say it.
+_WORDS = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+}
+
+
+def _described(told: str, place: str, shape: type[msgspec.Struct]) -> tuple[str, str]:
+    """Say of msgspec's error what was met, and what is allowed."""
+    keys = ", ".join(one.encode_name for one in msgspec.structs.fields(shape))
+    where = f"`{place}`" if place else f"the {shape.__name__.lower()}"
+    if unknown := re.search("unknown field `(.+)`", told):
+        return f"key `{unknown[1]}` in {where}", keys
+    if missing := re.search("missing required field `(.+)`", told):
+        return f"no `{missing[1]}` in {where}", keys
+    if other := re.fullmatch("Expected `(.+)`, got `(.+)`", told):
+        wanted = " or ".join(_WORDS.get(one, one) for one in other[1].split(" | "))
+        return f"{_WORDS.get(other[2], other[2])} as {where}", wanted
+    if bound := re.fullmatch("Expected `(.+)` (.+)", told):
+        return f"another number as {where}", f"{_WORDS.get(bound[1], bound[1])} {bound[2]}"
+    return f"something else as {where}", keys
 
 
 def _child(node: yaml.Node | None, step: Step) -> yaml.Node | None:

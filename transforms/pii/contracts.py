@@ -336,7 +336,7 @@ def _check_kind(lines: Lines, declared: Field, options: Mapping[str, Any], path:
         wanted = COARSE_OF.get(str(output.detail), (declared.kind,))
         if declared.kind not in wanted:
             place, allowed = (*path, "customProperties"), f"only of {' or '.join(wanted)}"
-            raise lines.refuse(f"`{output.detail}` of {declared.kind} `{declared.name}`", allowed, *place)
+            raise lines.refuse(f"`{output.detail}` of `{declared.name}` ({declared.kind})", allowed, *place)
 
 
 def _check_subject(lines: Lines, fields: tuple[Field, ...], options: Mapping[str, Custom]) -> None:
