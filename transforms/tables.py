@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from transforms.coding import constant
-from transforms.pii.contracts import Contract, Field, Output
+from transforms.pii.contracts import EVENT_TIME, VERSION_PARTS, Contract, Field, Output
 
 TIME = pa.timestamp("us", tz="UTC")
 
@@ -225,7 +225,7 @@ def masked_table(contract: Contract) -> TableSpec:
             *ARRIVAL,
             column("received_hour", TIME, "The hour of arrival, UTC.", in_statistics=True),
             column(
-                "occurred_at",
+                EVENT_TIME,
                 TIME,
                 "When it happened, UTC; else when a receiver took it from its queue; else the arrival.",
                 in_statistics=True,
@@ -304,7 +304,7 @@ def _masked_columns(contract: Contract, declared: Field) -> list[Column]:
                     f"The {part} part of `{declared.name}` as a number; null where there is none.",
                     nullable=nullable or part != "major",
                 )
-                for part in ("major", "minor", "patch")
+                for part in VERSION_PARTS
             ]
     return columns
 

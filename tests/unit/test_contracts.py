@@ -7,7 +7,8 @@ import yaml
 
 from stores.contracts import FOLDER, load_contract, sources
 from transforms.errors import ContractError, UsageError
-from transforms.pii.contracts import Output, compile_contract
+from transforms.pii.contracts import EVENT_TIME, RESERVED, Output, compile_contract
+from transforms.tables import masked_table
 
 GOOD = (FOLDER / "logins.yaml").read_text()
 
@@ -92,6 +93,14 @@ def test_unknown_strategy_names_line_met_and_allowed():
         ("name: locale", "name: event_id", "field name `event_id`"),
         ("logicalType: timestamp", "logicalType: moment", "`moment`"),
         ("eventTime, value: occurred_at", "eventTime, value: locale", "eventTime `locale`"),
+        (
+            "value: occurred_at}",
+            "value: occurred_at}\n      - {property: eventId, value: user_id}",
+            "eventId `user_id`",
+        ),
+        ("      - {property: eventTime, value: occurred_at}\n", "", "the column `occurred_at` of every table"),
+        ("name: locale", "name: batch_id", "field name `batch_id`"),
+        ("name: locale", "name: app_version_major", "`app_version_major`, of which the column"),
         ("unknownFields, value: seal", "unknownFields, value: keep", "`keep`"),
         ("derive, value: version", "derive, value: poem", "`poem`"),
         ("{format: ip}", "{format: face}", "`face`"),
@@ -139,6 +148,23 @@ def test_a_misspelt_key_is_named_with_its_line_and_those_that_there_are():
     assert error.met == "key `domian` in the pii"
     assert error.allowed == "category, domain, subject, strategy, outputs"
     assert error.line == line_of(text, "domian: device")
+
+
+def test_a_time_that_is_personal_is_no_time_of_the_event():
+    """It would stand in every row, readable."""
+    document = yaml.safe_load(GOOD)
+    happened = next(one for one in document["schema"][0]["properties"] if one["name"] == "occurred_at")
+    pii = {"category": "user.demographic", "outputs": [{"generalise": "year"}]}
+    happened["customProperties"] = [{"property": "pii", "value": pii}]
+    assert refused(yaml.safe_dump(document)).met == "eventTime `occurred_at`"
+
+
+def test_every_column_that_tables_have_of_themselves_is_reserved():
+    contract = compile_contract("contracts/x.yaml", GOOD)
+    own = {one.name for one in masked_table(contract).columns if not one.of_contract}
+    assert own <= {*RESERVED, EVENT_TIME}
+    made = [name for one in contract.fields if one.name != contract.event_time for name in one.columns]
+    assert made == [one.name for one in masked_table(contract).columns if one.of_contract]
 
 
 def test_a_subject_is_a_text_or_a_whole_number():

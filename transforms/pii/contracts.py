@@ -59,8 +59,14 @@ PERSONAL_SAMPLES = {
     "a national id": "593-47-5928",
     "a name": "Jo Bloggs",
 }
-# Columns that every masked table has; a field of the same name would shadow one.
-RESERVED = ("event_id", "tenant", "received_at", "received_date", "received_hour", "event_hour", "taken_at")
+# Columns that every table of a source has; a field of the same name would shadow one.
+RESERVED = (
+    *("event_id", "tenant", "received_at", "received_date", "received_hour", "event_hour", "taken_at"),
+    *("batch_id", "chunk", "clock_skewed", "subject_ref", "unknown_count", "unknown_sealed"),
+)
+# Where `eventTime` goes: only a field that is that time may have the name.
+EVENT_TIME = "occurred_at"
+VERSION_PARTS = ("major", "minor", "patch")
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,13 @@ class Field:
     def is_personal(self) -> bool:
         """Whether the field stands behind the PII line."""
         return self.category is not None
+
+    @property
+    def columns(self) -> list[str]:
+        """The masked columns that are made of it."""
+        made = [one.column(self.name) for one in self.outputs if one.strategy != "drop"]
+        is_split = self.derive == "version" and self.name in made
+        return [*made, *(f"{self.name}_{part}" for part in VERSION_PARTS if is_split)]
 
     @property
     def kind(self) -> str:
@@ -156,6 +169,8 @@ def compile_contract(file: str, text: str) -> Contract:
     fields = tuple(_fields(lines, table.get("properties") or []))
     options = custom_properties(lines, table, "schema", 0)
     _check_subject(lines, fields, options)
+    event_time = _referred(lines, fields, options, "eventTime", "timestamp")
+    _check_columns(lines, fields, event_time)
     return Contract(
         source=document["id"],
         version=document["version"],
@@ -164,7 +179,7 @@ def compile_contract(file: str, text: str) -> Contract:
         owner=_owner(lines, document),
         fields=fields,
         unknown_fields=_chosen(lines, options, "unknownFields", UNKNOWN_FATES),
-        event_time=_referred(lines, fields, options, "eventTime", "timestamp"),
+        event_time=event_time,
         event_id=_referred(lines, fields, options, "eventId", "string"),
         retention_days=dict(_retention(lines, document)),
         origin=_chosen(lines, options, "origin", ORIGINS),
@@ -227,8 +242,7 @@ def _field(lines: Lines, declared: dict[str, Any], path: tuple[Step, ...]) -> Fi
     )
     _check_readable(lines, compiled, path)
     _check_kind(lines, compiled, declared.get("logicalTypeOptions") or {}, path)
-    columns = [one.column(compiled.name) for one in compiled.outputs]
-    if len(set(columns)) < len(columns):
+    if len(set(compiled.columns)) < len(compiled.columns):
         raise lines.refuse(f"two outputs of `{compiled.name}` in one column", "token or vault, not both", *path)
     return compiled
 
@@ -353,15 +367,30 @@ def _check_subject(lines: Lines, fields: tuple[Field, ...], options: Mapping[str
         raise lines.refuse(met, " or ".join(SUBJECT_TYPES), "schema", 0)
 
 
+def _check_columns(lines: Lines, fields: tuple[Field, ...], event_time: str | None) -> None:
+    """Refuse two fields of which one column would be made, or one of those that every table has."""
+    taken = dict.fromkeys((*RESERVED, EVENT_TIME), "every table")
+    for at, declared in enumerate(fields):
+        if declared.name == event_time:
+            continue
+        for name in declared.columns:
+            if name in taken:
+                met = f"`{declared.name}`, of which the column `{name}` of {taken[name]} would be made"
+                raise lines.refuse(met, "a column once", "schema", 0, "properties", at, "name")
+            taken[name] = f"`{declared.name}`"
+
+
 def _referred(
     lines: Lines, fields: tuple[Field, ...], options: Mapping[str, Custom], option: str, wanted: str
 ) -> str | None:
-    """Give the name of a field that an option of the schema object names."""
+    """Give the name of a field that an option of the schema object names: it will be readable."""
     named = options.get(option, Custom(None, ()))
     if named.value is None:
         return None
-    if not any(declared.name == named.value and declared.logical_type == wanted for declared in fields):
-        raise lines.refuse(f"{option} `{named.value}`", f"the name of a declared {wanted} field", *named.path)
+    fitting = [one.name for one in fields if one.logical_type == wanted and not one.is_personal]
+    if named.value not in fitting:
+        allowed = f"the name of a declared {wanted} field that is not personal"
+        raise lines.refuse(f"{option} `{named.value}`", allowed, *named.path)
     return str(named.value)
 
 

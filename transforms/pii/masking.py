@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from transforms.coding import Coded
 from transforms.parsing import UNKNOWN
-from transforms.pii.contracts import Contract, Field, Output
+from transforms.pii.contracts import VERSION_PARTS, Contract, Field, Output
 from transforms.pii.siv import SivKey, encrypt_column
 
 REDACTED = "[redacted]"
@@ -72,7 +72,7 @@ def _derived(values: pl.Series, declared: Field) -> list[pl.Series]:
     if declared.derive != "version":
         return []
     parts = values.str.split_exact(".", 3).struct.unnest()
-    names = [f"{declared.name}_{part}" for part in ("major", "minor", "patch")]
+    names = [f"{declared.name}_{part}" for part in VERSION_PARTS]
     return [parts.to_series(at).cast(pl.Int32, strict=False).alias(name) for at, name in enumerate(names)]
 
 
