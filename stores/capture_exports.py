@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from operator import itemgetter
 from typing import Any
 
@@ -47,6 +47,8 @@ from transforms.pii.identities import uuid_bytes
 LONGEST = timedelta(hours=1)
 # Row groups of some 8 MiB that are held for blocks that follow.
 _HELD_GROUPS = 2
+# 840 KB each where a file holds 80 MB of packets.
+_HELD_FOOTERS = 8
 # Instead of a row group's whole column beside what becomes of it.
 _READ_BYTES = 1 << 20
 # For a block of 1 MiB and its last packet; a larger one has room of its own.
@@ -160,7 +162,8 @@ class CaptureExports:
             rows: list[dict[str, Any]] = []
             for path in chosen:
                 # Opened once: what a file says of its row groups takes longer to read than a block.
-                file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
+                known = _footer(path)
+                file = pq.ParquetFile(path, metadata=known, pre_buffer=False, buffer_size=_READ_BYTES)
                 if found := list(_rows_of(file, device.ref, since_ns, until_ns)):
                     rows += found
                     opened.enter_context(file)
@@ -168,8 +171,8 @@ class CaptureExports:
                     file.close()
             # Without the blocks of erased owners, which nothing opens any more.
             keys = self._sealer.subjects.existing(list({row["subject_ref"] for row in rows}))
-            known = [row for row in rows if row["subject_ref"] in keys]
-            yield self._plan(sorted(known, key=_STORED_ORDER), keys, since_ns, until_ns, wanted)
+            there = [row for row in rows if row["subject_ref"] in keys]
+            yield self._plan(sorted(there, key=_STORED_ORDER), keys, since_ns, until_ns, wanted)
 
     def stream(self, plan: Plan, change: Change | None = None) -> Iterator[memoryview]:
         """Give the file's bytes; `change` is made to every packet first (the size is then another).
@@ -274,6 +277,12 @@ class CaptureExports:
             )
 
         return read
+
+
+@lru_cache(maxsize=_HELD_FOOTERS)
+def _footer(path: str) -> pq.FileMetaData:
+    """Give what a data file says of its row groups; it never changes, and the next export asks again."""
+    return pq.read_metadata(path)
 
 
 def one_ahead(parts: Iterator[memoryview]) -> Iterator[memoryview]:
