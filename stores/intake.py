@@ -99,9 +99,10 @@ class _Opened:
         """Give the id of each row of `frame`, as tables have it."""
         return uuid_texts(self.event_ids)
 
-    def field(self, name: str) -> Coded:
-        """Give a field, with a row for each of `frame`."""
-        return self.read.fields[name].take(self.rows)
+    @cached_property
+    def columns(self) -> Mapping[str, Coded]:
+        """Give the fields, each with a row for each of `frame`."""
+        return {name: column.take(self.rows) for name, column in self.read.fields.items()}
 
 
 class Intake:
@@ -213,7 +214,7 @@ class Intake:
             quarantined=len(faults),
             duplicates=len(again) + repeated,
             refused=len(accepted) - opened.frame.height,
-            unknown=int(opened.field(UNKNOWN).is_there.sum()),
+            unknown=int(opened.columns[UNKNOWN].is_there.sum()),
         )
         self._ledger.add_chunk(batch.id, chunk.number, counts)
         masked = self._masked(contract, sealer, opened, self._commit(batch, chunk.number))
@@ -320,7 +321,7 @@ class Intake:
 
         The vault first: a masked token without its cell could not be opened for want of a retry.
         """
-        frame, columns = opened.frame, {name: opened.field(name) for name in opened.read.fields}
+        frame, columns = opened.frame, opened.columns
         if vaulted := vault_fields(contract):
             named = {name: columns[name].to_series() for name in (contract.subject.name, *vaulted)}
             Vault(self._home, self._tables, sealer).keep(
@@ -348,11 +349,11 @@ class Intake:
 
     def _sealed_columns(self, contract: Contract, sealer: Sealer, opened: _Opened) -> pl.DataFrame:
         """Seal the fields whose strategy is `seal`, and the undeclared ones, for their subjects."""
-        columns = {"unknown_sealed": opened.field(UNKNOWN).to_series()}
+        columns = {"unknown_sealed": opened.columns[UNKNOWN].to_series()}
         for declared in contract.fields:
             for output in declared.outputs:
                 if output.strategy == "seal":
-                    values = as_text(opened.field(declared.name).to_series()).cast(pl.Binary)
+                    values = as_text(opened.columns[declared.name].to_series()).cast(pl.Binary)
                     columns[output.column(declared.name)] = values
         table = masked_table(contract).key
         return pl.DataFrame(

@@ -395,7 +395,7 @@ def _referred(
 
 
 def _retention(lines: Lines, document: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Give how many days each table's rows are kept; one that is misspelt would keep them for good."""
+    """Give how many days each table's rows are kept; one passed over would leave them the usual days."""
     tables = [f"{zone}.{document['id']}" for zone in RETAINED_ZONES]
     for at, entry in enumerate(document.get("slaProperties") or []):
         if entry.get("property") != "retention":
