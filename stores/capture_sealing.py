@@ -31,7 +31,7 @@ from transforms.capture.kinds import ROOM_BYTES
 from transforms.capture.layers import read_layers
 from transforms.capture.packets import Packets
 from transforms.capture.reading import Damage, Opening, Side, read_capture
-from transforms.capture.rows import PacketKeys, hour_text, mask_packets, read_headers
+from transforms.capture.rows import PacketKeys, PacketMasker, hour_text, read_headers
 from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES, DOMAIN_FORMATS, QUARANTINE
 from transforms.chunks import Fault
 from transforms.pii.identities import (
@@ -129,11 +129,12 @@ class Chunk:
 
 
 class Masker:
-    """Makes packet rows for one tenant."""
+    """Makes packet rows of one batch."""
 
     def __init__(self, keys: TenantKeys, tenant: str, room: SealingRoom) -> None:
         """Take the tenant's present keys, and memory that is free whenever rows are made."""
-        self._keys = PacketKeys(keys.token_keys(tuple(DOMAIN_FORMATS)), keys.prefix_key())
+        token_keys = keys.token_keys(tuple(DOMAIN_FORMATS))
+        self._packets = PacketMasker(PacketKeys(token_keys, keys.prefix_key()))
         self._tenant, self._room = tenant, room
 
     def mask(self, parts: Sequence[Sealed], arrival: tuple[datetime, str, int]) -> pa.Table:
@@ -147,7 +148,7 @@ class Masker:
         blocks = [block for part in parts for block in part.blocks]
         ids = [one for part in parts for one in part.block_ids]
         tokens = [part.device_token for part in parts for _ in part.blocks]
-        return with_arrival(mask_packets(blocks, ids, tokens, headers, self._keys), self._tenant, arrival)
+        return with_arrival(self._packets.mask(blocks, ids, tokens, headers), self._tenant, arrival)
 
 
 class BatchSealing:

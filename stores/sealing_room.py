@@ -1,11 +1,18 @@
-"""Memory for envelopes that is used again: what comes new from the system costs as much as sealing into it."""
+"""Memory for envelopes that is used again: what comes new from the system costs as much as sealing into it.
+
+Source: mallopt(3) of glibc, for what the C library does with memory that is freed.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+from functools import cache
 
 # One window of a capture fits, or hundreds of small files.
 _ROOM_BYTES = 36 << 20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES, _MAPPED_BYTES = 64 << 20, 32 << 20
 
 
 class SealingRoom:
@@ -16,6 +23,7 @@ class SealingRoom:
 
     def __init__(self) -> None:
         """Begin with none."""
+        keep_freed_memory()
         self._rooms: list[memoryview] = []
         self._at, self._used = 0, 0
 
@@ -38,3 +46,18 @@ class SealingRoom:
         # Room that was made for a larger value than usual is not held for the next one.
         self._rooms = [room for room in self._rooms if len(room) == _ROOM_BYTES]
         self._at, self._used = 0, 0
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have the C library keep up to 64 MiB of what is freed, for what is made next, in this process.
+
+    By itself it gives the end of its memory back whenever some MiB are free there, and fetches it again for
+    the next chunk's columns: a quarter of a second in an ingest of 300 MB on a virtual machine whose pages
+    are dear. Where there is no such library (musl, macOS) nothing changes.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        # Both, since setting one of them stops the library from moving the other.
+        set_option(_TRIM_THRESHOLD, _KEPT_BYTES)
+        set_option(_MMAP_THRESHOLD, _MAPPED_BYTES)

@@ -57,7 +57,7 @@ _WIDTHS = {_INT32: np.dtype("<i4"), _INT64: np.dtype("<i8")}
 _BLOCK, _PARTS, _PART = 128, 4, 32
 _STEPS_AT_ONCE = 1024 * _BLOCK
 # By a piece from the middle of a page: what stays above this share of its size is not compressed.
-_SAMPLE_BYTES, _WORTH = 32 << 10, 0.6
+_SAMPLE_BYTES, _WORTH = 32 << 10, 0.5
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _read_column(column: Any, *, is_rising: bool) -> _Column:  # noqa: ANN401 - 
     kind, _ = _KINDS[_value_type(column.type)]
     if column.null_count == len(column):
         return _Column(kind, pa.array([], _value_type(column.type)), None, _NONE, _PLAIN, None)
-    valid = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
+    valid = _valid(column) if column.null_count else None
     if pa.types.is_dictionary(column.type):
         bitmap, codes = column.indices.buffers()
         place = (codes.address, bitmap.address if bitmap and valid is not None else 0, column.offset)
@@ -170,6 +170,13 @@ def _read_column(column: Any, *, is_rising: bool) -> _Column:  # noqa: ANN401 - 
     if is_rising and kind in _WIDTHS:
         return _Column(kind, column.drop_null(), None, valid, _DELTA, None)
     return _look_up(kind, column, valid)
+
+
+def _valid(column: pa.Array[Any]) -> Mask:
+    """Tell which rows have a value, from the column's bits."""
+    bits = np.frombuffer(memoryview(column.buffers()[0] or b""), np.uint8)
+    rows = slice(column.offset, column.offset + len(column))
+    return np.unpackbits(bits, count=rows.stop, bitorder="little")[rows].view(bool)
 
 
 def _look_up(kind: int, column: Any, valid: Mask | None) -> _Column:  # noqa: ANN401 - an array of whatever type

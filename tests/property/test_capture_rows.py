@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from made_packets import ADDRESSES, ethernet, frames, packets_of
 from transforms.capture import numbering
 from transforms.capture.blocks import cut_blocks, describe_block, slice_packets
 from transforms.capture.community import number_directions
@@ -22,41 +23,7 @@ OF_FLOWS = {
     "ports": ("src_port", "dst_port"),
     "icmp": ("icmp_type", "icmp_code"),
 }
-ADDRESSES = [bytes(4), b"\x0a\0\0\1", b"\x0a\0\0\2", b"\xff" * 4]
-ADDRESSES6 = [bytes(16), bytes(10) + b"\xff\xff\x0a\0\0\1", bytes(8) + b"\0\1\xff\xff\x0a\0\0\1", b"\xfe" * 16]
 LABELS = st.lists(st.sampled_from([b"a", b"www", b"\xff", b"x" * 63, b"y" * 64]), max_size=6)
-
-
-def packets_of(frames, link_type=1):
-    records = [
-        struct.pack("<4I", at // 7 * 600, at, len(frame), len(frame)) + frame for at, frame in enumerate(frames)
-    ]
-    starts = np.cumsum([0, *map(len, records)], dtype=np.int64)
-    octets = np.frombuffer(b"".join(records), np.uint8)
-    return Packets(Interface(0, link_type, 65535, 1000), octets, starts)
-
-
-def ethernet(network, ethertype):
-    return bytes(12) + struct.pack(">H", ethertype) + network
-
-
-@st.composite
-def frames(draw):
-    """A packet of few addresses, protocols and ports, so that many agree in some of them; some are cut."""
-    protocol = draw(st.sampled_from([1, 6, 17, 58, 47, 132]))
-    transport = struct.pack(">HHHHI", *draw(st.tuples(*[st.sampled_from([0, 53, 256])] * 2)), 20, 0, 0) + bytes(
-        8
-    )
-    if draw(st.booleans()):
-        src, dst = draw(st.tuples(*[st.sampled_from(ADDRESSES)] * 2))
-        fragment = draw(st.sampled_from([0, 0, 0x2000, 7]))
-        head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(transport), 1, fragment, 64, protocol, 0)
-        frame = ethernet(head + src + dst + transport, 0x0800)
-    else:
-        src, dst = draw(st.tuples(*[st.sampled_from(ADDRESSES6)] * 2))
-        head = struct.pack(">IHBB", 6 << 28, len(transport), protocol, 64)
-        frame = ethernet(head + src + dst + transport, 0x86DD)
-    return frame[: draw(st.sampled_from([None, None, None, 20, 36, 37]))]
 
 
 def reference_of(layers):

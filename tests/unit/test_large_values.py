@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -88,6 +91,24 @@ def test_room_is_given_once_until_it_is_cleared():
     room.clear()
     room.offer(1000)[:3] = b"ghi"
     assert bytes(first[:6]) == b"ghidef"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only that library is told to keep memory")
+def test_memory_that_is_freed_is_kept_for_what_comes_next():
+    program = """
+import resource
+from stores.sealing_room import SealingRoom
+SealingRoom()
+def touched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for size in (1, 5, 20):
+        bytearray(b"x") * (size << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(touched(), touched())
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    first, second = map(int, ran.stdout.split())
+    assert first > 4096 and second < 64
 
 
 @pytest.mark.parametrize("value", [NOISE[:500], NOISE, TEXT, PACKETS])

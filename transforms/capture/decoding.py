@@ -33,6 +33,7 @@ Found: TypeAlias = "dict[str, Any]"
 # A ClientHello with post-quantum key shares has about 2 KiB, a request's headers seldom more.
 MOST_BYTES = 4096
 _LONGEST_LABEL, _LONGEST_NAME = 63, 254
+_MOST_ASKED = 1 << 16
 _QUESTION_AT = 12  # behind a message's header
 # DNS, its multicast form and LLMNR share their layout.
 _DNS_PORTS = (53, 5353, 5355)
@@ -183,17 +184,23 @@ def _whole(columns: dict[str, Fields], valid: dict[str, Mask]) -> tuple[Fields, 
     return np.where(is_whole, columns["protocol"], 0), np.where(valid["payload"], columns["payload_bytes"], -1)
 
 
-def decode_names(speaking: Speaking) -> Iterator[Said]:
-    """Decode what `decode_packets` does but tunnels: the candidates of each decoder, none of them twice."""
+def decode_names(speaking: Speaking, asked: dict[bytes, Found | None] | None = None) -> Iterator[Said]:
+    """Decode what `decode_packets` does but tunnels: the candidates of each decoder, none of them twice.
+
+    `asked` remembers questions of DNS from one call to the next, as many as are few.
+    """
+    asked = {} if asked is None else asked
+    if len(asked) > _MOST_ASKED:
+        asked.clear()
     udp = speaking.rows_of(UDP, 17)
     is_dns = speaking.has_port(udp, *_DNS_PORTS)
-    yield _decode_questions(speaking, udp[is_dns], 0)
+    yield _decode_questions(speaking, udp[is_dns], 0, asked)
     udp = udp[~is_dns]
     udp = udp[speaking.payload_bytes[udp] >= 240]
     yield _decode_payloads(speaking, udp[speaking.has_port(udp, *_DHCP_PORTS)], _decode_dhcp)
     tcp = speaking.rows_of(TCP, 16)
     is_dns = speaking.has_port(tcp, _DNS_PORTS[0]) & (speaking.payload_bytes[tcp] >= 19)
-    yield _decode_questions(speaking, tcp[is_dns], 2)
+    yield _decode_questions(speaking, tcp[is_dns], 2, asked)
     tcp = tcp[~is_dns]
     # What these begin with is surer than a port: TLS and HTTP run on any.
     first = gather(speaking.octets, speaking.starts[tcp] + speaking.payload_offset[tcp], np.dtype(">u4"))
@@ -221,7 +228,7 @@ def _decode_payloads(speaking: Speaking, rows: Numbers, decode: Callable[[bytes]
 # -- names asked for ----------------------------------------------------------------------------
 
 
-def _decode_questions(speaking: Speaking, rows: Numbers, begins: int) -> Said:
+def _decode_questions(speaking: Speaking, rows: Numbers, begins: int, asked: dict[bytes, Found | None]) -> Said:
     """Read the first question of DNS messages; the records behind it are not looked at.
 
     Devices ask for the same names all the time, so that equal questions are read once. A message
@@ -238,7 +245,9 @@ def _decode_questions(speaking: Speaking, rows: Numbers, begins: int) -> Said:
         pa.large_binary(), len(rows), [None, pa.py_buffer(places.data), pa.py_buffer(octets.data)]
     ).dictionary_encode()
     codes = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    sayings = [_decode_question(question) for question in cast("list[bytes]", column.dictionary.to_pylist())]
+    questions = cast("list[bytes]", column.dictionary.to_pylist())
+    asked |= {question: _decode_question(question) for question in questions if question not in asked}
+    sayings = [asked[question] for question in questions]
     good = np.array([said is not None for said in sayings])
     numbers, kept = np.cumsum(good) - 1, good[codes]
     return Said(speaking.rows[rows[kept]], numbers[codes[kept]], [said for said in sayings if said])

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from transforms.coding import cuts
@@ -47,6 +48,38 @@ def number_rows(words: Sequence[Words]) -> tuple[Numbers, Numbers]:
     if _agree(words, codes, firsts):
         return codes, firsts
     return _first_of_each(_number_exactly(words))
+
+
+class KnownRows:
+    """Rows that keep their numbers, to be met again."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._words: list[Words] = []
+        self._known_sums = np.empty(0, np.uint64)
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._known_sums)
+
+    def find(self, words: Sequence[Words]) -> Numbers:
+        """Give each row's number, -1 for one that is not known."""
+        if not len(self):
+            return np.full(len(words[0]), -1)
+        found = pc.index_in(pa.array(_sums(words)), value_set=pa.array(self._known_sums))
+        numbers = np.asarray(found.fill_null(-1).to_numpy().astype(np.int64))
+        for known, word in zip(self._words, words, strict=True):
+            numbers[known[numbers] != word] = -1
+        return numbers
+
+    def add(self, words: Sequence[Words]) -> Numbers:
+        """Give rows that are not known, all of them distinct, the next numbers."""
+        sums = _sums(words)
+        numbers = np.arange(len(self), len(self) + len(sums))
+        self._known_sums = np.append(self._known_sums, sums)
+        before = self._words or [np.empty(0, np.uint64)] * len(words)
+        self._words = [np.append(known, word) for known, word in zip(before, words, strict=True)]
+        return numbers
 
 
 def _sums(words: Sequence[Words]) -> Words:

@@ -17,14 +17,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from transforms.capture.blocks import Block, join_packets
-from transforms.capture.community import distinct_flows, number_directions
-from transforms.capture.decoding import Said, decode_names
+from transforms.capture.decoding import Found, Said, decode_names
+from transforms.capture.flows import FlowMasker
 from transforms.capture.kinds import KindReader, Kinds
-from transforms.capture.layers import distinct_addresses, fields_to_frame, format_ips, format_macs, group_of
+from transforms.capture.layers import distinct_addresses, fields_to_frame, format_macs, group_of
 from transforms.capture.numbering import Numbers
 from transforms.capture.packets import Packets
-from transforms.capture.prefixes import encrypt_prefixes
-from transforms.coding import Column, constant, number_close, smallest_kind, spread
+from transforms.coding import Column, constant, number_close, smallest_kind, spread, with_values
 from transforms.pii.siv import SivKey, encrypt_column
 
 # What decoding finds, by the column that its token stands in.
@@ -42,6 +41,7 @@ _NUMBERS = {
     "is_fragment": "is_fragment",
 }
 _LENGTHS = ("captured", "original")
+_MACS = ("src_mac", "dst_mac")
 # Few enough to stay near the processor.
 _JOINED_BYTES = 8 << 20
 _TIME = pa.timestamp("us", tz="UTC")
@@ -85,8 +85,9 @@ def read_headers(parts: Sequence[Packets], room: memoryview | None = None) -> He
     rows = sum(map(len, parts))
     reader, first = KindReader(rows, room), 0
     names: dict[str, _Names] = {name: _Names(rows) for name in NAMES}
+    asked: dict[bytes, Found | None] = {}
     for packets in _joined(parts):
-        for said in decode_names(reader.read(packets)):
+        for said in decode_names(reader.read(packets), asked):
             for name in NAMES:
                 names[name].add(said, name, first)
         first += len(packets)
@@ -133,40 +134,65 @@ def _joined(parts: Sequence[Packets]) -> Iterator[Packets]:
         yield join_packets(gathered)
 
 
-def mask_packets(
-    blocks: Sequence[Block],
-    block_ids: Sequence[str],
-    device_tokens: Sequence[str],
-    headers: Headers,
-    keys: PacketKeys,
-) -> pa.Table:
-    """Make the rows of blocks.
+class PacketMasker:
+    """Makes packet rows; what it masked once it knows for as long as it lives."""
 
-    Shape: an id and the device's token for each block; `headers` are of the packets of the blocks, in
-    their order. The result has a row for each packet, with all columns of the table but those that
-    are the same for the whole batch.
-    """
-    kinds, rows = headers.kinds, len(headers.kinds.of_packets)
-    columns: dict[str, Column] = _of_blocks(blocks, block_ids, device_tokens)
-    columns |= {
-        "record_offset": pa.array(
-            np.concatenate([block.packets.starts[:-1].astype(np.int32) for block in blocks])
-        ),
-        "occurred_at": _moments(np.concatenate([block.packets.ts_ns // 1000 for block in blocks])),
-        **_lengths(*(np.concatenate([block.packets.headers[name] for block in blocks]) for name in _LENGTHS)),
-        "payload_bytes": _sizes(kinds.payload_bytes),
-    }
-    for column, name in _NUMBERS.items():
-        columns[column] = _numbers(kinds, name)
-    columns |= _addresses(kinds, keys)
-    for name, told in headers.names.items():
-        column = f"{name}_token"
+    def __init__(self, keys: PacketKeys) -> None:
+        """Begin with nothing known."""
+        self._keys = keys
+        self._flows = FlowMasker(keys.tokens["ip"], keys.tokens["flow"], keys.prefixes)
+
+    def mask(
+        self, blocks: Sequence[Block], block_ids: Sequence[str], device_tokens: Sequence[str], headers: Headers
+    ) -> pa.Table:
+        """Make the rows of blocks.
+
+        Shape: an id and the device's token for each block; `headers` are of the packets of the blocks, in
+        their order. The result has a row for each packet, with all columns of the table but those that
+        are the same for the whole batch.
+        """
+        kinds = headers.kinds
+        columns: dict[str, Column] = _of_blocks(blocks, block_ids, device_tokens)
+        columns |= {
+            "record_offset": pa.array(
+                np.concatenate([block.packets.starts[:-1].astype(np.int32) for block in blocks])
+            ),
+            "occurred_at": _moments(np.concatenate([block.packets.ts_ns // 1000 for block in blocks])),
+            **_lengths(
+                *(np.concatenate([block.packets.headers[name] for block in blocks]) for name in _LENGTHS)
+            ),
+            "payload_bytes": _sizes(kinds.payload_bytes),
+        }
+        columns |= {column: _numbers(kinds, name) for column, name in _NUMBERS.items()}
+        columns |= self._addresses(kinds)
+        columns |= {f"{name}_token": self._names(told, kinds) for name, told in headers.names.items()}
+        return pa.table(columns)
+
+    def _addresses(self, kinds: Kinds) -> dict[str, Column]:
+        """Mask addresses and flows, each distinct one once."""
+        fields = fields_to_frame({name: kinds.columns[name] for name in _MACS}, kinds.valid)
+        codes, distinct = distinct_addresses(fields, _MACS)
+        tokens = _texts(encrypt_column(format_macs(distinct), self._keys.tokens["mac"]))
+        columns = {}
+        for name, code in zip(_MACS, codes, strict=True):
+            numbers = code.cast(pl.Int64).fill_null(-1).to_numpy()
+            columns[f"{name}_token"] = spread(numbers, tokens, kinds.of_packets)
+        ends = self._flows.mask(kinds.columns, kinds.valid)
+        for side, numbers in (("src", ends.src), ("dst", ends.dst)):
+            masked: Any = spread(numbers, ends.tokens, kinds.of_packets)
+            columns[f"{side}_ip_token"] = masked
+            # The same codes: their page is written once.
+            columns[f"{side}_ip_prefix"] = with_values(masked, ends.prefixes)
+        columns["community_id_token"] = spread(ends.flow, ends.flow_tokens, kinds.of_packets)
+        return columns
+
+    def _names(self, told: tuple[NDArray[np.int32], list[str]] | None, kinds: Kinds) -> Column:
+        """Mask the names of one kind."""
         if told is None:
-            columns[column] = constant(None, pa.large_string(), rows)
-        else:
-            tokens = encrypt_column(pl.Series(name, told[1], dtype=pl.String), keys.tokens["host"])
-            columns[column] = spread(told[0], _texts(tokens))
-    return pa.table(columns)
+            return constant(None, pa.large_string(), len(kinds.of_packets))
+        codes, names = told
+        tokens = encrypt_column(pl.Series(names, dtype=pl.String), self._keys.tokens["host"])
+        return spread(codes, _texts(tokens))
 
 
 def _of_blocks(
@@ -202,7 +228,7 @@ def _lengths(captured: NDArray[np.uint32], original: NDArray[np.uint32]) -> dict
         }
     codes, distinct = found
     short: Any = spread(codes, pa.array(distinct.astype(np.int32)))
-    long = pa.DictionaryArray.from_arrays(short.indices, short.dictionary.cast(pa.int64()))
+    long = with_values(short, short.dictionary.cast(pa.int64()))
     return {"captured_bytes": short, "original_bytes": long}
 
 
@@ -224,36 +250,3 @@ def _numbers(kinds: Kinds, name: str) -> Column:
 
 def _texts(values: pl.Series) -> Column:
     return values.to_arrow(compat_level=pl.CompatLevel.oldest())
-
-
-def _codes(numbers: pl.Series) -> Numbers:
-    """Give numbers with -1 for a null."""
-    return numbers.cast(pl.Int64).fill_null(-1).to_numpy()
-
-
-def _addresses(kinds: Kinds, keys: PacketKeys) -> dict[str, Column]:
-    """Mask addresses and flows, each distinct one once.
-
-    A flow's Community ID is a token too: a bare one is a digest that can be guessed.
-    """
-    layers = fields_to_frame(kinds.columns, kinds.valid)
-    names = ("src_mac", "dst_mac")
-    codes, distinct = distinct_addresses(layers, names)
-    tokens = _texts(encrypt_column(format_macs(distinct), keys.tokens["mac"]))
-    columns = {
-        f"{name}_token": spread(_codes(code), tokens, kinds.of_packets)
-        for name, code in zip(names, codes, strict=True)
-    }
-    directions, firsts = number_directions(kinds.columns, kinds.valid)
-    flows = layers[firsts]
-    codes, distinct = distinct_addresses(flows, ("src_ip", "dst_ip"))
-    tokens = _texts(encrypt_column(format_ips(distinct), keys.tokens["ip"]))
-    prefixes = _texts(format_ips(encrypt_prefixes(distinct, keys.prefixes)))
-    for side, code in zip(("src", "dst"), codes, strict=True):
-        masked: Any = spread(_codes(code)[directions], tokens, kinds.of_packets)
-        columns[f"{side}_ip_token"] = masked
-        columns[f"{side}_ip_prefix"] = pa.DictionaryArray.from_arrays(masked.indices, prefixes)
-    code, ids = distinct_flows(flows)
-    tokens = _texts(encrypt_column(ids, keys.tokens["flow"]))
-    columns["community_id_token"] = spread(_codes(code)[directions], tokens, kinds.of_packets)
-    return columns
