@@ -12,7 +12,7 @@ from functools import cache
 # One window of a capture fits, or hundreds of small files.
 _ROOM_BYTES = 36 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES, _MAPPED_BYTES = 64 << 20, 32 << 20
+_KEPT_BYTES, _MAPPED_BYTES = 128 << 20, 32 << 20
 
 
 class SealingRoom:
@@ -50,7 +50,7 @@ class SealingRoom:
 
 @cache
 def keep_freed_memory() -> None:
-    """Have the C library keep up to 64 MiB of what is freed, for what is made next, in this process.
+    """Have the C library keep up to 128 MiB of what is freed, for what is made next, in this process.
 
     By itself it gives the end of its memory back whenever some MiB are free there, and fetches it again for
     the next chunk's columns: a quarter of a second in an ingest of 300 MB on a virtual machine whose pages

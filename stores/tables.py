@@ -405,22 +405,26 @@ class Tables:
         from deltalake import DeltaTable
 
         path = self.path(tenant, spec.key)
-        if not self.exists(tenant, spec.key):
+        if self.exists(tenant, spec.key):
+            place = self._place(tenant, spec.key)
+            table = self._written.get(place)
+            if table is None:
+                table = DeltaTable(str(path))
+            else:
+                table.update_incremental()
+        else:
             path.mkdir(parents=True, exist_ok=True)
-            DeltaTable.create(
+            table = DeltaTable.create(
                 str(path),
                 spec.schema,
                 partition_by=list(spec.partition_by),
                 description=spec.description,
                 configuration=_configuration(spec),
             )
-        key = self._place(tenant, spec.key)
-        if key in self._written:
-            self._written[key].update_incremental()
-        else:
-            self._written[key] = DeltaTable(str(path))
-        _grow(self._written[key], spec)
-        return self._written[key]
+            place = self._place(tenant, spec.key)
+        self._written[place] = table
+        _grow(table, spec)
+        return table
 
     def _roll_up(self, table: DeltaTable, tenant: str, spec: TableSpec, commit: Commit) -> None:
         """Merge the small files of an open day every so many commits, and shorten the log."""

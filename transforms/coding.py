@@ -74,7 +74,7 @@ def number_close(values: npt.NDArray[Any]) -> tuple[Codes, npt.NDArray[Any]] | N
     codes = (np.cumsum(is_met, dtype=np.int32) - 1).astype(smallest_kind(len(met)))
     narrow = np.empty(len(values), codes.dtype)
     for cut in cuts(len(values)):
-        narrow[cut] = codes[_places(values[cut], least)]
+        narrow[cut] = codes.take(_places(values[cut], least), mode="wrap")
     return narrow, (met + least).astype(values.dtype.newbyteorder("="))
 
 

@@ -97,7 +97,12 @@ def _sums(words: Sequence[Words]) -> Words:
 def _agree(words: Sequence[Words], codes: Numbers, firsts: Numbers) -> bool:
     """Whether each row says what the first one with its number says."""
     known = [(word, word[firsts]) for word in words]
-    return all((first[codes[cut]] == word[cut]).all() for cut in cuts(len(codes)) for word, first in known)
+    # Where no place is looked at twice to see whether it is one, that takes two thirds of the time.
+    return all(
+        (first.take(codes[cut], mode="wrap") == word[cut]).all()
+        for cut in cuts(len(codes))
+        for word, first in known
+    )
 
 
 def _first_of_each(codes: Numbers) -> tuple[Numbers, Numbers]:
