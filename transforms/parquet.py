@@ -56,8 +56,9 @@ _WIDTHS = {_INT32: np.dtype("<i4"), _INT64: np.dtype("<i8")}
 # A block of differences, its parts, and the values in a part.
 _BLOCK, _PARTS, _PART = 128, 4, 32
 _STEPS_AT_ONCE = 1024 * _BLOCK
-# By a piece from the middle of a page: what stays above this share of its size is not compressed.
-_SAMPLE_BYTES, _WORTH = 32 << 10, 0.5
+# By a piece from the middle of a page: what stays above this share of its size is not compressed. Codes that
+# are packed less well than by half are quick to write, and to pack; texts are long.
+_SAMPLE_BYTES, _WORTH, _WORTH_OF_CODES = 32 << 10, 0.6, 0.5
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,8 @@ def _data_page(column: _Column, rows: int, *, is_nullable: bool) -> _Page:
     else:
         parts.append(_bits(column.values, column.codes))
     header = {1: int32(rows), 2: int32(column.encoding), 3: int32(_RLE), 4: int32(_RLE)}
-    return _page(_DATA_PAGE, parts, {5: structure(header)}, _choose_codec(parts))
+    codec = _choose_codec(parts, _WORTH if column.codes is None else _WORTH_OF_CODES)
+    return _page(_DATA_PAGE, parts, {5: structure(header)}, codec)
 
 
 def _bits(values: pa.Array[Any], codes: Codes) -> bytes:
@@ -243,12 +245,12 @@ def _bits(values: pa.Array[Any], codes: Codes) -> bytes:
     return np.packbits(values.to_numpy(zero_copy_only=False)[codes], bitorder="little").tobytes()
 
 
-def _choose_codec(parts: Sequence[Octets]) -> int:
+def _choose_codec(parts: Sequence[Octets], worth: float) -> int:
     """Leave what hardly gets smaller as it is: codes of addresses and ports, say."""
     largest = max(parts, key=len)
     middle = len(largest) // 2
     sample = largest[middle : middle + _SAMPLE_BYTES]
-    return _ZSTD if sum(map(len, _compressed([sample]))) <= _WORTH * len(sample) else _AS_IT_IS
+    return _ZSTD if sum(map(len, _compressed([sample]))) <= worth * len(sample) else _AS_IT_IS
 
 
 def _page(kind: int, parts: Sequence[Octets], header: dict[int, Value], codec: int) -> _Page:
