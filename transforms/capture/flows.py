@@ -19,9 +19,10 @@ from transforms.capture.prefixes import encrypt_prefixes
 from transforms.coding import Column
 from transforms.pii.siv import SivKey, encrypt_column
 
-# Some 40 MB of tokens and numbers; what would be more begins anew.
+# Some 40 MB of tokens and numbers. Where a chunk brings it to more, the next one begins anew.
 _MOST_DIRECTIONS = 1 << 18
 _TEXT = pa.large_string()
+_NO_TEXTS: Any = pa.array([], _TEXT)
 _OF_FLOWS = (
     "ip_version",
     "src_ip_high",
@@ -64,7 +65,7 @@ class FlowMasker:
         self._directions = KnownRows()
         # Source, destination and flow of each direction.
         self._numbers = np.empty((3, 0), np.int64)
-        self._tokens = self._prefixes = self._flows = _texts(pl.Series([], dtype=pl.String))
+        self._tokens, self._flows, self._prefixes = _KnownTexts(), _KnownTexts(), _NO_TEXTS
 
     def mask(self, columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> MaskedEnds:
         """Mask the ends of rows; each direction that is new is looked into once.
@@ -72,8 +73,6 @@ class FlowMasker:
         A flow's Community ID is a token too: a bare one is a digest that can be guessed.
         Shape: columns that `read_fields` gives, those of IP, ports and ICMP among them.
         """
-        if len(self._directions) > _MOST_DIRECTIONS:
-            self._forget()
         words = words_of_directions(columns, valid)
         directions, firsts = number_rows(words)
         words = [word[firsts] for word in words]
@@ -85,45 +84,43 @@ class FlowMasker:
             fields = {name: columns[name][rows] for name in _OF_FLOWS}
             self._learn(fields_to_frame(fields, {group: mask[rows] for group, mask in valid.items()}))
         src, dst, flow = self._numbers[:, known]
-        (src, dst), ends = _only_met(len(self._tokens), src, dst)
-        (flow,), flows = _only_met(len(self._flows), flow)
-        return MaskedEnds(
-            src[directions],
-            dst[directions],
-            flow[directions],
-            self._tokens.take(ends),
-            self._prefixes.take(ends),
-            self._flows.take(flows),
-        )
+        (src, dst), ends = _only_met(len(self._prefixes), src, dst)
+        (flow,), flows = _only_met(len(self._flows.texts), flow)
+        taken = self._tokens.texts.take(ends), self._prefixes.take(ends), self._flows.texts.take(flows)
+        if len(self._directions) > _MOST_DIRECTIONS:
+            self._forget()
+        return MaskedEnds(src[directions], dst[directions], flow[directions], *taken)
 
     def _learn(self, layers: pl.DataFrame) -> None:
         """Mask what is new, and number it behind what is known."""
         codes, distinct = distinct_addresses(layers)
-        tokens = _texts(encrypt_column(format_ips(distinct), self._ip_key))
-        ends, is_new = _number_on(self._tokens, tokens)
-        self._tokens = pa.concat_arrays([self._tokens, tokens.filter(is_new)])
-        prefixes = encrypt_prefixes(distinct[is_new.to_numpy(zero_copy_only=False)], self._prefix_key)
-        self._prefixes = pa.concat_arrays([self._prefixes, _texts(format_ips(prefixes))])
+        ends, new = self._tokens.number(_texts(encrypt_column(format_ips(distinct), self._ip_key)))
+        prefixes = _texts(format_ips(encrypt_prefixes(distinct[new], self._prefix_key)))
+        self._prefixes = pa.concat_arrays([self._prefixes, prefixes])
         code, ids = distinct_flows(layers)
-        tokens = _texts(encrypt_column(ids, self._flow_key))
-        flows, is_new = _number_on(self._flows, tokens)
-        self._flows = pa.concat_arrays([self._flows, tokens.filter(is_new)])
+        flows, _ = self._flows.number(_texts(encrypt_column(ids, self._flow_key)))
         numbers = [_looked_up(ends, codes[0]), _looked_up(ends, codes[1]), _looked_up(flows, code)]
         self._numbers = np.concatenate((self._numbers, numbers), axis=1)
 
 
+class _KnownTexts:
+    """Texts that keep their numbers, to be met again."""
+
+    def __init__(self) -> None:
+        self.texts = _NO_TEXTS
+
+    def number(self, texts: Any) -> tuple[Numbers, Numbers]:  # noqa: ANN401 - an array of texts
+        """Give distinct texts the numbers that they have, or the next ones; and the places of those."""
+        found = pc.index_in(texts, value_set=self.texts)
+        numbers = found.fill_null(0).to_numpy().astype(np.int64)
+        new = np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False))
+        numbers[new] = len(self.texts) + np.arange(len(new))
+        self.texts = pa.concat_arrays([self.texts, texts.take(new)])
+        return numbers, new
+
+
 def _texts(values: pl.Series) -> Any:  # noqa: ANN401 - an array of texts, with all of pyarrow's methods
     return values.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(_TEXT)
-
-
-def _number_on(known: Any, texts: Any) -> tuple[Numbers, Any]:  # noqa: ANN401 - arrays of texts
-    """Give distinct texts the numbers that they have, or the next ones; and which of them are new."""
-    found = pc.index_in(texts, value_set=known)
-    is_new = found.is_null()
-    numbers = found.fill_null(0).to_numpy().astype(np.int64)
-    new = np.flatnonzero(is_new.to_numpy(zero_copy_only=False))
-    numbers[new] = len(known) + np.arange(len(new))
-    return numbers, is_new
 
 
 def _looked_up(numbers: Numbers, codes: pl.Series) -> Numbers:
