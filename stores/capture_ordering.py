@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stores.delta_files import write_parts
+from stores.delta_files import group_rows, write_parts
 from transforms.capture.tables import CAPTURE_BLOCKS
 from transforms.tables import TableSpec
 
@@ -42,7 +42,7 @@ def order_blocks(
     `size_bytes` is that of all of them; no file is much larger than `ORDERED_BYTES`.
     """
     places = pl.concat([_heads(at, path) for at, path in enumerate(paths)]).sort(_ORDER)
-    rows = CAPTURE_BLOCKS.row_group_rows or 1
+    rows = group_rows(CAPTURE_BLOCKS, places.height, size_bytes) or 1
     files = max(1, -(-size_bytes // ORDERED_BYTES))
     # Cut between row groups, so that all but the last one are full.
     step = -(-places.height // (files * rows)) * rows

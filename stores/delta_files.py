@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _DICTIONARY_BYTES = 16 << 20
 _LARGE_PAGE_BYTES = 64 << 10
+# Where rows are small, a row group has more of them: what a file says of its groups is read before any row.
+_LEAST_GROUP_BYTES = 2 << 20
 # What an append leaves is merged if it is smaller than this, into files of at most that; both bound
 # the memory that it takes.
 _SMALL_BYTES = 16 << 20
@@ -181,9 +183,16 @@ def write_parts(
     written = []
     with pq.ParquetWriter(path, first.schema, **_writing_options(spec, first)) as writer:
         for rows in chain([first], coming):
-            writer.write_table(rows, row_group_size=spec.row_group_rows)
+            writer.write_table(rows, row_group_size=group_rows(spec, rows.num_rows, rows.nbytes))
             written.append(rows.select(known))
     return _add_action(folder, spec, path, texts, written, adds_rows=adds_rows)
+
+
+def group_rows(spec: TableSpec, rows: int, size_bytes: int) -> int | None:
+    """Give the rows of a row group, of so many rows in all; None for the writer's own measure."""
+    if spec.row_group_rows is None:
+        return None
+    return max(spec.row_group_rows, _LEAST_GROUP_BYTES * rows // max(size_bytes, 1))
 
 
 def _new_path(folder: Path, texts: Mapping[str, str], prefix: str) -> Path:

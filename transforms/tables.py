@@ -54,6 +54,7 @@ class TableSpec:
     columns: tuple[Column, ...]
     partition_by: tuple[str, ...] = ("received_date",)
     compression: str = "ZSTD"
+    # Of large rows; of small ones a row group has more.
     row_group_rows: int | None = None
     # Most columns repeat few values: appends write their codes as such (`transforms/parquet.py`).
     is_coded: bool = False

@@ -230,7 +230,11 @@ def test_a_clock_in_1970_is_not_the_oldest_hour_of_the_ring(stage: Stage):
     assert stage.hours() == ["1970-01-01T00"]
 
 
-def test_a_closed_hour_is_put_in_order_and_exports_stay(stage: Stage):
+@pytest.mark.parametrize(("least_bytes", "sizes"), [(2 << 20, [9]), (1, [8, 1])])
+def test_a_closed_hour_is_put_in_order_and_exports_stay(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, least_bytes: int, sizes: list[int]
+):
+    monkeypatch.setattr("stores.delta_files._LEAST_GROUP_BYTES", least_bytes)
     crowd(stage)
     devices = ("dev-1", "dev-2", "dev-3")
     before = {device: stage.export(device) for device in devices}
@@ -246,7 +250,7 @@ def test_a_closed_hour_is_put_in_order_and_exports_stay(stage: Stage):
     assert {device: stage.export(device) for device in devices} == before
     with pq.ParquetFile(path) as file:
         groups = [file.metadata.row_group(at) for at in range(file.num_row_groups)]
-        assert [group.num_rows for group in groups] == [8, 1]
+        assert [group.num_rows for group in groups] == sizes
         records = file.metadata.schema.names.index("records")
         assert not groups[0].column(records).is_stats_set
         assert "RLE_DICTIONARY" not in groups[0].column(records).encodings
@@ -281,6 +285,8 @@ def test_a_large_hour_becomes_several_files_with_whole_row_groups(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ):
     crowd(stage)
+    # As if rows were large, eight of them a row group.
+    monkeypatch.setattr("stores.delta_files._LEAST_GROUP_BYTES", 1)
     monkeypatch.setattr("stores.capture_ordering.ORDERED_BYTES", sum(stage.sizes().values()) // 2)
     # Less than a row group is held: every row is read anew.
     monkeypatch.setattr("stores.capture_ordering._HELD_BYTES", 1)

@@ -18,8 +18,9 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder
 
 from stores import delta_files
-from stores.delta_files import write_parts
+from stores.delta_files import group_rows, write_parts
 from stores.tables import Commit, Tables
+from transforms.capture.tables import CAPTURE_BLOCKS
 from transforms.coding import estimate_distinct
 from transforms.tables import Column, TableSpec
 
@@ -232,3 +233,11 @@ def test_what_repeats_in_the_whole_is_stored_once(tmp_path: Path):
     column = pq.read_metadata(path).row_group(0).column(0)
     assert column.has_dictionary_page
     assert pq.read_table(path)["token"].to_pylist() == tokens
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "expected"), [(1 << 20, 8), (300 << 10, 8), (200 << 10, 10), (2 << 10, 1024), (0, 2 << 20)]
+)
+def test_a_row_group_has_eight_large_rows_or_two_megabytes_of_small_ones(row_bytes: int, expected: int):
+    assert group_rows(CAPTURE_BLOCKS, 1, row_bytes) == expected
+    assert group_rows(SPEC, 1, row_bytes) is None

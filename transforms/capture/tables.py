@@ -59,7 +59,7 @@ CAPTURE_BLOCKS = TableSpec(
     ),
     ("packet_hour",),
     compression="UNCOMPRESSED",
-    # Some 8 MiB: what is read at once for an export.
+    # Up to 8 MiB, and more rows where that is less than 2: what is read at once for an export.
     row_group_rows=8,
 )
 
