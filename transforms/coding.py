@@ -106,6 +106,11 @@ def _dictionary(codes: Any, distinct: Column) -> Column:  # noqa: ANN401 - an ar
     return pa.DictionaryArray.from_arrays(codes, distinct, safe=False)
 
 
+def to_arrow(values: pl.Series) -> Any:  # noqa: ANN401 - an array of whatever the column holds
+    """Give a column as the tables have it: texts whole and behind their lengths, no views."""
+    return values.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
 def hardly_repeats(values: pa.Array[Any] | pa.ChunkedArray[Any] | pl.Series) -> bool:
     """Whether most of a column's values are distinct, by a look at the first of them."""
     sample = values[:_SAMPLE_ROWS]
@@ -181,7 +186,7 @@ class Coded:
 
     def to_arrow(self) -> Column:
         """Give an Arrow column: a dictionary where there are codes, as Parquet writes them."""
-        column = self.values.to_arrow(compat_level=pl.CompatLevel.oldest())
+        column = to_arrow(self.values)
         return column if self.codes is None else pa.DictionaryArray.from_arrays(self.codes, column)
 
     @property
@@ -205,7 +210,7 @@ def distinct_of(values: pl.Series) -> Coded:
 
 def number_texts(values: pl.Series) -> tuple[pl.Series, Column]:
     """Give the distinct texts, in the order that they are met, and which of them each row has."""
-    encoded: Any = values.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
+    encoded: Any = to_arrow(values).dictionary_encode()
     return pl.Series(values.name, encoded.dictionary, dtype=pl.String), encoded.indices
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_packets import ADDRESSES, ethernet, frames, packets_of
 from transforms.capture import numbering
 from transforms.capture.blocks import cut_blocks, describe_block, slice_packets
-from transforms.capture.community import number_directions
+from transforms.capture.community import words_of_directions
 from transforms.capture.decoding import choose_speaking, decode_names, decode_packets
 from transforms.capture.kinds import KIND_COLUMNS, ROOM_BYTES, KindReader
 from transforms.capture.layers import fields_to_frame, frame_to_fields, group_of, read_fields, read_layers
@@ -48,7 +48,7 @@ def test_packets_have_one_direction_where_they_agree(sent, factors):
         if factors is not None:
             # As if packets were made so that different directions have the same sum.
             patch.setattr(numbering, "_FACTORS", factors)
-        codes, firsts = number_directions(columns, valid)
+        codes, firsts = numbering.number_rows(words_of_directions(columns, valid))
     expected = reference_of(read_layers(packets))
     assert len(set(zip(codes.tolist(), expected, strict=True))) == len(set(expected)) == len(firsts)
     assert firsts.tolist() == [codes.tolist().index(code) for code in range(len(firsts))]

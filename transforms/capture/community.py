@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from transforms.capture.layers import ICMP, ICMPV6, SCTP, TCP, UDP, distinct_addresses
 from transforms.capture.links import Fields, Mask
-from transforms.capture.numbering import Numbers, number_rows, number_values
+from transforms.capture.numbering import Numbers, number_values
 from transforms.errors import UsageError
 
 _ICMP_PAIRS = ((0, 8), (9, 10), (13, 14), (15, 16), (17, 18))
@@ -81,16 +81,12 @@ def distinct_flows(layers: pl.DataFrame, seed: int = 0) -> tuple[pl.Series, pl.S
     return whole.scatter(rows, codes), ids
 
 
-def number_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> tuple[Numbers, Numbers]:
-    """Give packets that agree in addresses, protocol and ports, or type and code, one number.
-
-    Shape: what `read_fields` gives in; a number for each packet, and by number the first packet that has it.
-    """
-    return number_rows(words_of_directions(columns, valid))
-
-
 def words_of_directions(columns: Mapping[str, Fields], valid: Mapping[str, Mask]) -> list[NDArray[np.uint64]]:
-    """Give what tells directions apart, as numbers of 64 bits; what is not valid is 0."""
+    """Give what tells directions apart, as numbers of 64 bits; what is not valid is 0.
+
+    A direction is what agrees in addresses, protocol and ports, or type and code.
+    Shape: what `read_fields` gives in.
+    """
     # Bits, from the lowest: ports or type and code 32, whether they are there 2, protocol 9, version 3.
     rest = (columns["src_port"].astype(np.int64) << 16) | columns["dst_port"] | _WITH_PORTS
     rest = np.where(valid["ports"], rest, 0)

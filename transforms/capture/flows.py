@@ -14,15 +14,14 @@ import pyarrow.compute as pc
 from transforms.capture.community import distinct_flows, words_of_directions
 from transforms.capture.layers import distinct_addresses, fields_to_frame, format_ips
 from transforms.capture.links import Fields, Mask
-from transforms.capture.numbering import KnownRows, Numbers, number_rows
+from transforms.capture.numbering import KnownRows, Numbers, number_rows, numbers_of
 from transforms.capture.prefixes import encrypt_prefixes
-from transforms.coding import Column
+from transforms.coding import Column, to_arrow
 from transforms.pii.siv import SivKey, encrypt_column
 
 # Some 40 MB of tokens and numbers. Where a chunk brings it to more, the next one begins anew.
 _MOST_DIRECTIONS = 1 << 18
-_TEXT = pa.large_string()
-_NO_TEXTS: Any = pa.array([], _TEXT)
+_NO_TEXTS: Any = pa.array([], pa.large_string())
 _OF_FLOWS = (
     "ip_version",
     "src_ip_high",
@@ -94,11 +93,11 @@ class FlowMasker:
     def _learn(self, layers: pl.DataFrame) -> None:
         """Mask what is new, and number it behind what is known."""
         codes, distinct = distinct_addresses(layers)
-        ends, new = self._tokens.number(_texts(encrypt_column(format_ips(distinct), self._ip_key)))
-        prefixes = _texts(format_ips(encrypt_prefixes(distinct[new], self._prefix_key)))
+        ends, new = self._tokens.number(to_arrow(encrypt_column(format_ips(distinct), self._ip_key)))
+        prefixes = to_arrow(format_ips(encrypt_prefixes(distinct[new], self._prefix_key)))
         self._prefixes = pa.concat_arrays([self._prefixes, prefixes])
         code, ids = distinct_flows(layers)
-        flows, _ = self._flows.number(_texts(encrypt_column(ids, self._flow_key)))
+        flows, _ = self._flows.number(to_arrow(encrypt_column(ids, self._flow_key)))
         numbers = [_looked_up(ends, codes[0]), _looked_up(ends, codes[1]), _looked_up(flows, code)]
         self._numbers = np.concatenate((self._numbers, numbers), axis=1)
 
@@ -119,14 +118,9 @@ class _KnownTexts:
         return numbers, new
 
 
-def _texts(values: pl.Series) -> Any:  # noqa: ANN401 - an array of texts, with all of pyarrow's methods
-    return values.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(_TEXT)
-
-
 def _looked_up(numbers: Numbers, codes: pl.Series) -> Numbers:
     """Give each code's number; -1 for a null."""
-    places = codes.cast(pl.Int64).fill_null(-1).to_numpy()
-    return np.asarray(np.append(numbers, -1)[places])
+    return np.asarray(np.append(numbers, -1)[numbers_of(codes)])
 
 
 def _only_met(count: int, *columns: Numbers) -> tuple[list[Numbers], Numbers]:

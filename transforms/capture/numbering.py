@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -36,6 +37,11 @@ def number_values(values: Numbers) -> tuple[Numbers, Numbers]:
     encoded = pa.array(values).dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return codes, cast("Any", encoded.dictionary).to_numpy(zero_copy_only=False)
+
+
+def numbers_of(codes: pl.Series) -> Numbers:
+    """Give codes as numbers, -1 for a null."""
+    return codes.cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 def number_rows(words: Sequence[Words]) -> tuple[Numbers, Numbers]:

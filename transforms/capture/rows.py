@@ -21,9 +21,9 @@ from transforms.capture.decoding import Found, Said, decode_names
 from transforms.capture.flows import FlowMasker
 from transforms.capture.kinds import KindReader, Kinds
 from transforms.capture.layers import distinct_addresses, fields_to_frame, format_macs, group_of
-from transforms.capture.numbering import Numbers
+from transforms.capture.numbering import Numbers, numbers_of
 from transforms.capture.packets import Packets
-from transforms.coding import Column, constant, number_close, smallest_kind, spread, with_values
+from transforms.coding import Column, constant, number_close, smallest_kind, spread, to_arrow, with_values
 from transforms.pii.siv import SivKey, encrypt_column
 
 # What decoding finds, by the column that its token stands in.
@@ -172,11 +172,10 @@ class PacketMasker:
         """Mask addresses and flows, each distinct one once."""
         fields = fields_to_frame({name: kinds.columns[name] for name in _MACS}, kinds.valid)
         codes, distinct = distinct_addresses(fields, _MACS)
-        tokens = _texts(encrypt_column(format_macs(distinct), self._keys.tokens["mac"]))
+        tokens = to_arrow(encrypt_column(format_macs(distinct), self._keys.tokens["mac"]))
         columns = {}
         for name, code in zip(_MACS, codes, strict=True):
-            numbers = code.cast(pl.Int64).fill_null(-1).to_numpy()
-            columns[f"{name}_token"] = spread(numbers, tokens, kinds.of_packets)
+            columns[f"{name}_token"] = spread(numbers_of(code), tokens, kinds.of_packets)
         ends = self._flows.mask(kinds.columns, kinds.valid)
         for side, numbers in (("src", ends.src), ("dst", ends.dst)):
             masked: Any = spread(numbers, ends.tokens, kinds.of_packets)
@@ -192,7 +191,7 @@ class PacketMasker:
             return constant(None, pa.large_string(), len(kinds.of_packets))
         codes, names = told
         tokens = encrypt_column(pl.Series(names, dtype=pl.String), self._keys.tokens["host"])
-        return spread(codes, _texts(tokens))
+        return spread(codes, to_arrow(tokens))
 
 
 def _of_blocks(
@@ -246,7 +245,3 @@ def _numbers(kinds: Kinds, name: str) -> Column:
     codes, distinct = cast("Any", number_close(column.view(np.uint8) if column.dtype == bool else column))
     known = codes if valid.all() else np.where(valid, codes.astype(np.int32), -1)
     return spread(known, pa.array(distinct).cast(wanted), kinds.of_packets)
-
-
-def _texts(values: pl.Series) -> Column:
-    return values.to_arrow(compat_level=pl.CompatLevel.oldest())
