@@ -4,10 +4,10 @@ Wall time and CPU seconds of one process, in turns, with the packet table and wi
 reading packet by packet into rows that deltalake appends, on a smaller file that both take whole; and zstd
 at level 1 alone over the same bytes in memory, in pieces of a block, on one core, before and after each
 ingest. Ratios are the medians of the turns': on a machine that is slow for seconds at a time, the least of
-some turns favours what is short. Then two ingests side by
-side against one (wall time), and two of zstd against one, which share nothing: what the machine's cores gave
-at the time; and a thousand small files of a hundred devices in one delivery. Every figure is of a result
-that was checked: packets are counted, and what is exported is the file that was delivered.
+some turns favours what is short. Then two ingests side by side against one (wall time), and two of zstd
+against one, which share nothing: what the machine's cores gave at the time; and a thousand small files of a
+hundred devices in one delivery. Every figure is of a result that was checked: packets are counted, and what
+is exported is the file that was delivered.
 """
 
 from __future__ import annotations

@@ -49,15 +49,14 @@ class SealingRoom:
 
 
 @cache
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """Have the C library keep up to 128 MiB of what is freed, for what is made next, in this process.
 
     By itself it gives the end of its memory back whenever some MiB are free there, and fetches it again for
     the next chunk's columns: a quarter of a second in an ingest of 300 MB on a virtual machine whose pages
-    are dear. Where there is no such library (musl, macOS) nothing changes.
+    are dear. Gives whether it will: musl and the library of macOS cannot be told, and nothing changes.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        # Both, since setting one of them stops the library from moving the other.
-        set_option(_TRIM_THRESHOLD, _KEPT_BYTES)
-        set_option(_MMAP_THRESHOLD, _MAPPED_BYTES)
+    # Both, since setting one of them stops the library from moving the other.
+    options = ((_TRIM_THRESHOLD, _KEPT_BYTES), (_MMAP_THRESHOLD, _MAPPED_BYTES))
+    return set_option is not None and all(set_option(*option) for option in options)

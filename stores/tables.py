@@ -406,8 +406,7 @@ class Tables:
 
         path = self.path(tenant, spec.key)
         if self.exists(tenant, spec.key):
-            place = self._place(tenant, spec.key)
-            table = self._written.get(place)
+            table = self._written.get(self._place(tenant, spec.key))
             if table is None:
                 table = DeltaTable(str(path))
             else:
@@ -421,8 +420,7 @@ class Tables:
                 description=spec.description,
                 configuration=_configuration(spec),
             )
-            place = self._place(tenant, spec.key)
-        self._written[place] = table
+        self._written[self._place(tenant, spec.key)] = table
         _grow(table, spec)
         return table
 

@@ -102,7 +102,7 @@ def with_values(column: Any, distinct: Column) -> Column:  # noqa: ANN401 - a di
 
 
 def _dictionary(codes: Any, distinct: Column) -> Column:  # noqa: ANN401 - an array of integers
-    # Whether each code has a value was looked at by Arrow once a row; ours are made from places in the values.
+    # Arrow would look, row by row, whether there is a value for the code: these are places among the values.
     return pa.DictionaryArray.from_arrays(codes, distinct, safe=False)
 
 
@@ -187,7 +187,7 @@ class Coded:
     def to_arrow(self) -> Column:
         """Give an Arrow column: a dictionary where there are codes, as Parquet writes them."""
         column = to_arrow(self.values)
-        return column if self.codes is None else pa.DictionaryArray.from_arrays(self.codes, column)
+        return column if self.codes is None else _dictionary(self.codes, column)
 
     @property
     def is_there(self) -> pl.Series:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from transforms.capture.layers import format_ips
 from transforms.capture.prefixes import encrypt_prefixes
+from transforms.coding import to_arrow
 from transforms.pii.siv import SivKey, decrypt_column, encrypt_column, has_live_key
 
 Column: TypeAlias = "pa.ChunkedArray[Any]"
@@ -109,7 +110,7 @@ def renew_rows(
     renewed: dict[str, Any] = {}
     for name, domain in columns.vaulted.items():
         heads = renew_heads(pl.Series(name, rows[name], dtype=pl.String), keys[domain], present[domain])
-        renewed[name] = heads.to_arrow(compat_level=pl.CompatLevel.oldest())
+        renewed[name] = to_arrow(heads)
     for name, domain in columns.domains.items():
         codes, distinct = _distinct(rows[name])
         tokens = renew_tokens(distinct, keys[domain])
@@ -132,8 +133,7 @@ def _distinct(column: Column) -> tuple[pa.Array[Any], pl.Series]:
 
 
 def _spread(codes: pa.Array[Any], distinct: pl.Series) -> pa.Array[Any]:
-    texts = distinct.to_arrow(compat_level=pl.CompatLevel.oldest())
-    spread: pa.Array[Any] = pa.DictionaryArray.from_arrays(codes, texts)
+    spread: pa.Array[Any] = pa.DictionaryArray.from_arrays(codes, to_arrow(distinct))
     return spread
 
 

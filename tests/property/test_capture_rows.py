@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from made_packets import ADDRESSES, ethernet, frames, packets_of
-from transforms.capture import numbering
+from transforms.capture import decoding, numbering, rows
 from transforms.capture.blocks import cut_blocks, describe_block, slice_packets
 from transforms.capture.community import words_of_directions
 from transforms.capture.decoding import choose_speaking, decode_names, decode_packets
@@ -113,6 +113,21 @@ def test_every_message_tells_its_own_question(sent):
     (codes, texts) = read_headers([packets, packets]).names["dns_query"] or (np.empty(0), [])
     again = {row: texts[code] for row, code in enumerate(codes.tolist()) if code >= 0}
     assert again == names | {row + len(packets): name for row, name in names.items()}
+
+
+@pytest.mark.parametrize("most", [1 << 16, 0])
+@given(windows=st.lists(st.lists(messages(), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_names_are_the_same_whichever_window_tells_them(windows, most):
+    parts = [packets_of([udp(payload, 53) for payload in sent]) for sent in windows]
+    whole = read_headers(parts).names
+    with pytest.MonkeyPatch.context() as patch:
+        # Each part is looked into by itself; questions are remembered over them, or from none to the next.
+        patch.setattr(rows, "_JOINED_BYTES", 0)
+        patch.setattr(decoding, "_MOST_ASKED", most)
+        apart = read_headers(parts).names
+    assert [told and (told[0].tolist(), told[1]) for told in apart.values()] == [
+        told and (told[0].tolist(), told[1]) for told in whole.values()
+    ]
 
 
 def test_no_packets_have_no_headers():

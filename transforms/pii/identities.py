@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from transforms.coding import to_arrow
 from transforms.pii.ciphers import block_encryptor, derive_key, keyed_digest, keyed_digester
 from transforms.pii.envelope import Octets
 
@@ -114,7 +115,7 @@ def each_id(ids: Octets) -> list[bytes]:
 
 def uuid_rows(texts: pl.Series) -> Octets:
     """Give UUIDs in text form as rows of 16 bytes, without a Python object a row."""
-    column = texts.to_arrow(compat_level=pl.CompatLevel.oldest())
+    column = to_arrow(texts)
     octets = np.frombuffer(memoryview(column.buffers()[2] or b""), np.uint8, 36 * len(column)).reshape(-1, 36)
     digits = np.empty((len(column), 32), np.uint8)
     for start, stop, first in _GROUPS:

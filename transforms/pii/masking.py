@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.coding import Coded
+from transforms.coding import Coded, to_arrow
 from transforms.parsing import UNKNOWN
 from transforms.pii.contracts import VERSION_PARTS, Contract, Field, Output
 from transforms.pii.siv import SivKey, encrypt_column
@@ -79,7 +79,7 @@ def _derived(values: pl.Series, declared: Field) -> list[pl.Series]:
 def _net24(values: pl.Series) -> pl.Series:
     """Give the /24 of an IPv4 address; null for IPv6."""
     # Arrow trims in a sixth of the time.
-    begun = pc.ascii_rtrim(values.to_arrow(compat_level=pl.CompatLevel.oldest()), characters="0123456789")
+    begun = pc.ascii_rtrim(to_arrow(values), characters="0123456789")
     network = pl.Series(begun, dtype=pl.String) + "0/24"
     is_ipv6 = _is_ipv6(values)
     return network.set(is_ipv6, None) if is_ipv6.any() else network
@@ -97,7 +97,7 @@ def _net48(values: pl.Series) -> pl.Series:
 
 def _is_ipv6(values: pl.Series) -> pl.Series:
     """Tell IPv6 from IPv4 in canonical form; a null is neither."""
-    texts = values.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()[2]
+    texts = to_arrow(values).buffers()[2]
     if texts is None or not (np.frombuffer(memoryview(texts), np.uint8) == ord(":")).any():
         # A look at all bytes at once takes a tenth of one at each value.
         return pl.Series([False]).new_from_index(0, len(values))

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from transforms.coding import to_arrow
 from transforms.errors import DecryptionError, UsageError
 from transforms.pii.ciphers import BlockEncryptor, block_encryptor
 
@@ -252,7 +253,7 @@ def _size_bytes(values: pl.Series) -> int:
 
 
 def _chunk(rows: Rows, values: pl.Series, slack: int, fill: bytes) -> Chunk:
-    arrow = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    arrow = to_arrow(values)
     buffers: list[Any] = arrow.buffers()
     offsets = np.frombuffer(buffers[1], dtype=np.int64)[arrow.offset :][: len(values) + 1]
     first, behind = int(offsets[0]), int(offsets[-1])
