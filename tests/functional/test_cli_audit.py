@@ -41,7 +41,7 @@ TAMPERINGS = {
     "a cut tail": ["delete from audit where seq > 2"],
     "a cut tail with its head": ["delete from audit where seq > 2", "delete from audit_checkpoints"],
     "nothing left": ["delete from audit"],
-    "a head altered": ["update audit_checkpoints set head = replace(head, '0', '1')"],
+    "a head altered": ["update audit_checkpoints set head = substr(head, 2) || substr(head, 1, 1)"],
 }
 
 
