@@ -100,6 +100,12 @@ def test_coarse_forms():
     ].to_list() == [100]
 
 
+def test_a_bucket_that_begins_below_all_integers_has_no_lower_bound():
+    values = [-(2**63), -(2**63) + 7, -(2**63) + 8, 2**63 - 1]
+    made = masked(values, Output("generalise", "bucket10"), logical_type="integer")
+    assert made["it_bucket10"].to_list() == [None, None, -(2**63) + 8, 2**63 - 8]
+
+
 def test_numbers_are_tokenised_as_their_text():
     made = masked([42, None], Output("token"), logical_type="integer")
     assert decrypt_column(made["it_token"], {KEY.key_id: KEY}).to_list() == ["42", None]

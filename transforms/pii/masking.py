@@ -114,8 +114,13 @@ def _date_part(width: int) -> Callable[[pl.Series], pl.Series]:
 
 
 def _bucket(size: int) -> Callable[[pl.Series], pl.Series]:
-    """Give the lower bound of a number's bucket."""
-    return lambda values: values // size * size
+    """Give the lower bound of a number's bucket; null where it is below the least integer of 64 bits."""
+
+    def lower_bound(values: pl.Series) -> pl.Series:
+        bound = values // size * size
+        return bound.set(bound > values, None) if values.dtype.is_integer() else bound
+
+    return lower_bound
 
 
 _COARSE: dict[str, Callable[[pl.Series], pl.Series]] = {
