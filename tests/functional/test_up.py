@@ -1,7 +1,9 @@
 """`lockhouse up` with its real processes: a dropped file becomes rows, one home is up once, all of it stops."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -35,9 +37,14 @@ REQUEST = {
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, and that the system gives nobody who asks for any one."""
+    least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    dice = random.SystemRandom()
+    while True:
+        port = dice.randrange(least // 2, least)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def command(home: Path, port: int) -> list[str]:

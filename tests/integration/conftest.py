@@ -1,6 +1,5 @@
 """Homes that integration tests share: the stage of Dagster, the lake of erasures, the world of validations."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from dagster_stage import Stage, staged
 from erasure_lake import GONE, HOUR, OTHER, PEOPLE, Lake, login, packets
+from homes import copy_home
 from orchestration.resources import Platform
 from stores.settings import Settings
 from validation_world import World
@@ -25,7 +25,7 @@ def template(lockhouse: Callable[..., Any], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def stage(template: Path, tmp_path: Path) -> Iterator[Stage]:
     """An empty home of one's own."""
-    home = Path(shutil.copytree(template, tmp_path / "home"))
+    home = copy_home(template, tmp_path / "home")
     with staged(home, tmp_path / "instance") as made:
         yield made
 
@@ -59,4 +59,4 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(pristine: Path, tmp_path: Path) -> World:
-    return World(Path(shutil.copytree(pristine, tmp_path / "home")))
+    return World(copy_home(pristine, tmp_path / "home"))

@@ -29,6 +29,7 @@ from stores.aws import SignedCalls, sqs_client
 from stores.settings import Settings
 from stores.sqs import SqsLimits, SqsQueue
 from transforms.errors import QueueError
+from waiting import wait_for
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
@@ -227,13 +228,13 @@ def test_the_proxy_of_the_environment_is_used_with_its_password(
 
 
 def test_who_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(aws, "ANSWER_S", 0.2)
+    monkeypatch.setattr(aws, "ANSWER_S", 0.5)
     with service() as found:
         queue = queue_at(found, tmp_path)
         found.is_silent.set()
         with pytest.raises(QueueError, match="did not receive: NoAnswer"):
             queue.receive(10, 0)
         # Each on a connection of its own: a late answer is nobody's.
-        assert found.connections == len(found.asked) == 1 + len(aws._PATIENCE_S)
+        wait_for(lambda: found.connections == len(found.asked) == 1 + len(aws._PATIENCE_S))
         found.is_silent.clear()
         assert queue.receive(10, 0) == []

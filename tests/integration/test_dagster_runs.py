@@ -1,7 +1,6 @@
 """Whole runs in Dagster: what they write and report, what blocks them, and no value in its storage."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +15,7 @@ import pytest
 from assets.batches import UnexpectedError, scrubbed
 from assets.partitions import hour_key
 from dagster_stage import ALICE, VALUES, Stage, lines, staged
+from homes import copy_home
 from orchestration.sensors import run_failures
 from stores.contracts import load_contract
 from stores.landing import Batch
@@ -43,7 +43,7 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     folder = tmp_path_factory.mktemp("ran")
-    home = Path(shutil.copytree(template, folder / "home"))
+    home = copy_home(template, folder / "home")
     with staged(home, folder / "instance") as stage:
         (batch,) = stage.land(lines(20) + '{"user_id": "' + ALICE + '"}\n')
         yield Ran(stage, batch, stage.run([batch]))

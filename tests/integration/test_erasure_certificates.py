@@ -4,7 +4,7 @@ import json
 import os
 import random
 import shutil
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from erasure_lake import GONE, OTHER, PEOPLE, Lake, login
+from homes import copy_home
 from stores.erasure_requests import ErasureState
 from stores.verification import verify_certificate
 from transforms.errors import DecryptionError, ErasedSubjectError
@@ -37,10 +38,10 @@ def test_a_backup_without_keys_gives_nothing_back(full: Lake):
         keys.key(subject.ref)
 
 
-def test_the_key_is_destroyed_before_anything_else_and_within_a_second(full: Lake):
+def test_the_key_is_destroyed_before_anything_else(full: Lake):
     steps = full.erase(GONE).progress["at"]
     began, destroyed = (datetime.fromisoformat(steps[name]) for name in ("requested", "key_destroyed"))
-    assert timedelta() <= destroyed - began <= timedelta(seconds=1)
+    assert began <= destroyed
     assert list(steps) == [str(one) for one in ErasureState]
 
 
@@ -62,7 +63,7 @@ def certified(full: Lake) -> tuple[Lake, Path]:
 def copied(lake: Lake, certificate: Path, folder: Path) -> tuple[Any, Path]:
     from stores.home import Home
 
-    home = Home(Path(shutil.copytree(lake.home, folder)))
+    home = Home(copy_home(lake.home, folder))
     return home, home.root / certificate.relative_to(lake.home)
 
 

@@ -54,6 +54,11 @@ def earlier(cursor: str, back: timedelta) -> str:
     return json.dumps(moved)
 
 
+def within_one_hour(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all batches be of one hour, also where the test begins at the end of one."""
+    monkeypatch.setattr(stage.platform.landing, "_clock", lambda: datetime(2026, 11, 21, 10, 30, tzinfo=UTC))
+
+
 def test_a_file_is_taken_when_its_size_held_for_one_tick(stage: Stage):
     path = stage.drop("events.json", "{")
     assert requested(tick(stage)) == []
@@ -75,7 +80,10 @@ def begun(stage: Stage, *batches: str) -> dg.DagsterRun:
     return stage.instance.add_run(run)
 
 
-def test_what_lands_while_a_run_is_under_way_is_taken_by_the_next_one(stage: Stage):
+def test_what_lands_while_a_run_is_under_way_is_taken_by_the_next_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    within_one_hour(stage, monkeypatch)
     [batch] = stage.land(lines(2))
     begun(stage, batch.id)
     stage.drop("one.json")
@@ -143,8 +151,9 @@ def test_links_folders_and_files_beside_the_tenants_are_left_alone(stage: Stage,
     assert outside.exists()
 
 
-def test_files_of_tenants_that_nobody_registered_wait(stage: Stage):
+def test_files_of_tenants_that_nobody_registered_wait(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     """They have no keys: a run with them would fail, and with it everything else of that hour."""
+    within_one_hour(stage, monkeypatch)
     waiting = stage.drop("events.json", tenant="unknown")
     stage.drop("events.json")
     tick(stage)

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
+from homes import copy_home
 from orchestration.resources import Platform
 from stores.database import METADATA
 from stores.keys import TenantKeys
@@ -32,7 +33,7 @@ def shared_home(
 ) -> Path:
     """A home of two tenants with the same logins; the second has captures, a program and a person too."""
     folder = tmp_path_factory.mktemp("offboarding")
-    home = Path(shutil.copytree(made_home.home.with_name("pristine"), folder / "home"))
+    home = copy_home(made_home.home.with_name("pristine"), folder / "home")
     assert lockhouse("ingest", "logins", made_home.file, "--tenant", "acme", home=home).code in (0, 4)
     capture = folder / "one.pcap"
     capture.write_bytes(synthetic_capture(5, 40, datetime(2026, 11, 20, 8, tzinfo=UTC)))
@@ -46,7 +47,7 @@ def shared_home(
 @pytest.fixture
 def platform(shared_home: Path, tmp_path: Path) -> Platform:
     """A copy of that home, to be changed."""
-    return Platform(load_settings(Path(shutil.copytree(shared_home, tmp_path / "home"))))
+    return Platform(load_settings(copy_home(shared_home, tmp_path / "home")))
 
 
 @pytest.fixture

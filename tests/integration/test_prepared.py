@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 
@@ -60,7 +60,8 @@ def test_an_hour_that_is_masked_again_in_between_has_each_row_once(
     lake: Lake, is_same_process: bool, source: str, content: bytes, table: str, rows: int
 ):
     batch = seal(lake, source, content)
-    again, hour = Commit("again", 1, {}), datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    received_at = datetime.fromisoformat(lake.platform.ledger.named([batch])[0]["received_at"])
+    again, hour = Commit("again", 1, {}), received_at.replace(minute=0, second=0, microsecond=0)
     if source == "captures":
         assert lake.platform.captures.remask("default", hour, again) == rows
     else:

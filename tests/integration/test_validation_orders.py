@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from homes import copy_home
 from orchestration.validations import LISTENERS
 from stores.database import Database
 from stores.embedded_queue import EmbeddedQueue
@@ -40,9 +41,9 @@ ANY_ORDER = settings(
 @pytest.fixture(scope="module")
 def played(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[Any]]:
     """A home in which people did that and no service has run yet; their validations; how it must end."""
-    home = Path(shutil.copytree(pristine, tmp_path_factory.mktemp("played") / "home"))
+    home = copy_home(pristine, tmp_path_factory.mktemp("played") / "home")
     validations = World(home).play()
-    reference = World(Path(shutil.copytree(home, home.with_name("reference"))))
+    reference = World(copy_home(home, home.with_name("reference")))
     reference.work()
     return home, validations, reference.outcome(*validations)
 
@@ -102,7 +103,7 @@ def test_any_order_and_any_number_of_deliveries_end_alike(
     seed: int, played: tuple[Path, list[str], list[Any]], tmp_path_factory: pytest.TempPathFactory
 ):
     home, validations, wanted = played
-    copy = Path(shutil.copytree(home, tmp_path_factory.mktemp("shuffled") / "home"))
+    copy = copy_home(home, tmp_path_factory.mktemp("shuffled") / "home")
     world, dice = World(copy), random.Random(seed)  # noqa: S311 - an order for tests
     shuffler = Shuffler(world, dice)
     shuffler.run()
@@ -188,7 +189,7 @@ class Story:
 def test_any_order_of_what_people_do_ends_as_the_last_of_it_says(
     steps: list[tuple[str, int]], pristine: Path, tmp_path_factory: pytest.TempPathFactory
 ):
-    story = Story(World(Path(shutil.copytree(pristine, tmp_path_factory.mktemp("any") / "home"))))
+    story = Story(World(copy_home(pristine, tmp_path_factory.mktemp("any") / "home")))
     for number, (step, person) in enumerate(steps):
         getattr(story, step)(person, number)
     story.check()
@@ -248,7 +249,7 @@ def test_a_kill_between_any_two_steps_changes_nothing(
     home, validations, wanted = played
     at, kills = 1, 0
     while True:
-        world = World(Path(shutil.copytree(home, tmp_path / f"killed at {at}")))
+        world = World(copy_home(home, tmp_path / f"killed at {at}"))
         executioner = Executioner(at)
         with pytest.MonkeyPatch.context() as patch:
             executioner.watch(patch)
@@ -269,7 +270,7 @@ def test_a_kill_between_any_two_steps_changes_nothing(
 def test_a_kill_while_a_request_is_accepted_loses_and_doubles_nothing(pristine: Path, tmp_path: Path):
     at = 1
     while True:
-        world = World(Path(shutil.copytree(pristine, tmp_path / f"killed at {at}")))
+        world = World(copy_home(pristine, tmp_path / f"killed at {at}"))
         with pytest.MonkeyPatch.context() as patch:
             Executioner(at).watch(patch)
             try:

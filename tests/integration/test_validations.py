@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from homes import copy_home
 from orchestration.validations import LISTENERS
 from stores.erasure_scan import SubjectMatcher
 from stores.leaks import default_exclusions, scan, scan_with
@@ -82,7 +82,7 @@ def test_a_deletion_leaves_the_id_and_the_time(world: World):
 
 
 def test_a_tenant_may_keep_the_decision_of_what_is_deleted(pristine: Path, tmp_path: Path):
-    home = Path(shutil.copytree(pristine, tmp_path / "home"))
+    home = copy_home(pristine, tmp_path / "home")
     world = World(home, validation_keep_decisions="other, default")
     validation = world.submit()
     world.work()
@@ -94,7 +94,7 @@ def test_a_tenant_may_keep_the_decision_of_what_is_deleted(pristine: Path, tmp_p
 
 def test_each_tenant_has_its_own_age_and_its_own_keys(pristine: Path, tmp_path: Path):
     world = World(
-        Path(shutil.copytree(pristine, tmp_path / "home")),
+        copy_home(pristine, tmp_path / "home"),
         validation_minimum_age=50,
         validation_minimum_ages="acme=16, other=99",
     )
@@ -175,7 +175,7 @@ def test_both_stores_can_be_databases_elsewhere(pristine: Path, tmp_path: Path, 
         urls.append(postgres_server.format(database))
     secret = tmp_path / "high-url"
     secret.write_text(urls[1] + "\n")
-    home = Path(shutil.copytree(pristine, tmp_path / "home"))
+    home = copy_home(pristine, tmp_path / "home")
     world = World(home, low_store_url=urls[0], high_store_url_file=secret)
     world.validations.migrate()
     validations = world.play()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from homes import copy_home
 from lockhouse.errands import Errands
 from lockhouse.service.application import make_application
 from orchestration.resources import Platform
@@ -107,7 +107,7 @@ def built_home(
 def house(built_home: tuple[Path, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory) -> House:
     """A copy of that home with everybody in it, for this process; tests add to it, and take nothing away."""
     built, files = built_home
-    home = Path(shutil.copytree(built, tmp_path_factory.mktemp("served") / "home"))
+    home = copy_home(built, tmp_path_factory.mktemp("served") / "home")
     platform = Platform(load_settings(home))
     made = House(platform, files)
     access = platform.access

@@ -250,6 +250,35 @@ class TestStreams:
             for size in (0, 3, 14, 100, 5000):
                 assert seen(head + source.randbytes(size)) == {}
 
+    def test_chance_among_sealed_bytes_is_no_stream(self) -> None:
+        """A lake has terabytes of them, and an erasure ends only where all was looked into."""
+        source = seeded(8)
+        for _ in range(2000):
+            assert seen(b"sealed" + b"\x28\xb5\x2f\xfd" + source.randbytes(300)) == {}
+
+    def test_a_short_random_value_is_no_stream(self) -> None:
+        source = seeded(9)
+        ids = pa.array([b"\x1f\x8b\x08" + source.randbytes(13) for _ in range(500)])
+        decoder = Decoder(0)
+        assert list(decoder.cells(ids, "column c"))
+        assert decoder.undecoded == []
+
+    @pytest.mark.parametrize("pack", [gzip.compress, zstd])
+    @pytest.mark.parametrize(
+        "damage", [lambda stream: stream[:-40], lambda stream: stream[:99] + b"\xff" * 999]
+    )
+    def test_a_damaged_stream_in_a_cell_is_said(self, pack: Any, damage: Any) -> None:
+        stream = damage(pack(json.dumps(list(range(1000))).encode()))
+        decoder = Decoder(0)
+        list(decoder.cells(pa.array([b"first", None, stream]), "column c"))
+        assert [one.reason for one in decoder.undecoded]
+
+    def test_a_damaged_stream_among_other_bytes_is_said_where_it_is_long(self) -> None:
+        stream = bytearray(zstd(json.dumps(list(range(200_000))).encode()))
+        stream[-1000:] = b"\xff" * 1000
+        with pytest.raises(UndecodedError, match="zstd stream at 6"):
+            seen(b"before" + stream)
+
     @pytest.mark.parametrize(
         "content",
         [

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, BinaryIO, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -162,6 +163,22 @@ def beginning_with(magic: bytes, values: Column) -> list[bytes]:
     matching: Any = pc.starts_with(values, pattern)
     found: list[bytes] = values.filter(matching).to_pylist()
     return found
+
+
+def places_of(magic: bytes, values: Column) -> frozenset[int]:
+    """Tell where in the joined values those begin that begin with these bytes.
+
+    >>> sorted(places_of(b"b", pa.array([b"ab", b"ba", b"b"])))
+    [5, 10]
+    """
+    pattern: Any = magic
+    matching: Any = pc.starts_with(values, pattern)
+    if not pc.any(matching).as_py():
+        return frozenset()
+    lengths: Any = pc.binary_length(values)
+    strides = lengths.to_numpy().astype(np.int64) + len(_SEPARATOR)
+    starts = np.cumsum(strides) - strides
+    return frozenset(starts[matching.to_numpy(zero_copy_only=False)].tolist())
 
 
 def _parquet_leaves(parquet: pq.ParquetFile) -> list[Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO
@@ -33,6 +33,7 @@ from transforms.pii.leak_columns import (
     is_written_in_digits,
     joined,
     parquet_columns,
+    places_of,
     values_of,
 )
 from transforms.pii.leak_streams import (
@@ -40,6 +41,7 @@ from transforms.pii.leak_streams import (
     HEADS,
     STREAMS,
     WINDOW_BYTES,
+    ZSTD_AMONG,
     ZSTD_MAGIC,
     coded_streams,
     name_closed,
@@ -287,7 +289,7 @@ class Decoder:
             yield from self._inside(kind, head, file, place, depth)
             rest = max(file.tell() - len(ZSTD_MAGIC), 0)
         for view in windows(file, rest) if is_whole and rest is not None else ():
-            yield from self._frames(file, place, depth, view)
+            yield from self._frames(file, place, depth, view, ())
 
     def pages(self, file: BinaryIO, place: str) -> Iterator[tuple[str, bytes]]:
         """Give the raw pages of a database; streams that go on elsewhere are counted, not noted."""
@@ -306,7 +308,8 @@ class Decoder:
             return
         if not len(values) or not self._spend(values.nbytes + len(cells), place):
             return
-        yield from self._raw(io.BytesIO(joined(values)), place, depth, frames=True)
+        starts = places_of(ZSTD_MAGIC, values)
+        yield from self._raw(io.BytesIO(joined(values)), place, depth, frames=True, starts=starts)
         for magic in HEADS:
             if magic != ZSTD_MAGIC:  # found in the joined bytes already
                 for cell in beginning_with(magic, values):
@@ -333,7 +336,9 @@ class Decoder:
         else:
             self._note_closed(kind, head, place)
 
-    def _raw(self, file: BinaryIO, place: str, depth: int, *, frames: bool) -> Iterator[tuple[str, bytes]]:
+    def _raw(
+        self, file: BinaryIO, place: str, depth: int, *, frames: bool, starts: Collection[int] = ()
+    ) -> Iterator[tuple[str, bytes]]:
         for at, known, window in windows(file):
             yield place or "raw bytes", window
             plain = unescaped(window)
@@ -343,12 +348,12 @@ class Decoder:
                 coded = _within(place, "base64")
                 yield from self._inside(recognise(content), b"", io.BytesIO(content), coded, depth)
             if frames:
-                yield from self._frames(file, place, depth, (at, known, window))
+                yield from self._frames(file, place, depth, (at, known, window), starts)
 
     def _frames(
-        self, file: BinaryIO, place: str, depth: int, view: tuple[int, int, bytes]
+        self, file: BinaryIO, place: str, depth: int, view: tuple[int, int, bytes], starts: Collection[int]
     ) -> Iterator[tuple[str, bytes]]:
-        """Give the zstd streams that begin in a window, wherever."""
+        """Give the zstd streams that begin in a window, wherever; `starts` are where values begin."""
         at, known, window = view
         found = window.find(ZSTD_MAGIC, max(known - len(ZSTD_MAGIC) + 1, 0))
         while found >= 0:
@@ -356,7 +361,8 @@ class Decoder:
             if file.seekable():
                 source = file
                 source.seek(at + found)
-            yield from self._stream("zstd", source, _within(place, f"zstd stream at {at + found}"), depth)
+            kind = "zstd" if at + found in starts else ZSTD_AMONG
+            yield from self._stream(kind, source, _within(place, f"zstd stream at {at + found}"), depth)
             found = window.find(ZSTD_MAGIC, found + 1)
 
     def _stream(self, kind: str, file: BinaryIO, place: str, depth: int) -> Iterator[tuple[str, bytes]]:
