@@ -101,7 +101,7 @@ class ErasurePlaces:
         found: dict[str, set[str]] = {}
         if not values:
             return found
-        matcher = LeakMatcher(values)
+        matcher = LeakMatcher(values, whole_words=True)
         for source, spec in quarantines().items():
             store = Quarantine(self._tenant, self._tables, self._sealer, spec)
             for entry, content in store.contents():

@@ -12,7 +12,9 @@ from pathlib import Path
 from stores.data_subjects import Subject, refs_of
 from stores.home import Home
 from stores.leaks import LeakReport, default_exclusions, scan_with
-from transforms.pii.leaks import MAX_CHARACTERS, MIN_CHARACTERS, LeakMatcher
+from transforms.pii.leaks import MAX_CHARACTERS, LeakMatcher
+
+_LEAST_CHARACTERS, _LEAST_DIGITS = 6, 12
 
 
 class ErasureScan:
@@ -34,12 +36,12 @@ class SubjectMatcher:
 
     def __init__(self, subjects: Sequence[Subject]) -> None:
         """Build the automata."""
-        # What is too short would be met by chance; rows are found by token and reference all the same.
-        texts = [one.id for one in subjects if MIN_CHARACTERS <= len(one.id) <= MAX_CHARACTERS]
+        # What is met by chance is left out; rows are found by token and reference all the same.
+        texts = [one.id for one in subjects if _is_telling(one.id)]
         texts += [head for one in subjects if one.domain != "device" for head in one.heads]
         self._refs = refs_of(subjects)
         texts += [ref.hex() for ref in self._refs]
-        self._texts = LeakMatcher(texts)
+        self._texts = LeakMatcher(texts, whole_words=True)
         self.finds_numbers = self._texts.finds_numbers
         self._begin = len(texts)
 
@@ -47,6 +49,16 @@ class SubjectMatcher:
         """Give the numbers of what stands in some bytes."""
         found = self._texts.find(content)
         return found + [self._begin + at for at, ref in enumerate(self._refs) if ref in content]
+
+
+def _is_telling(identifier: str) -> bool:
+    """Whether an identifier that is met can be nothing else.
+
+    Sealed bytes hold each five characters once in a terabyte; of numbers with few digits, counts and
+    times are full.
+    """
+    least = _LEAST_DIGITS if identifier.isdecimal() else _LEAST_CHARACTERS
+    return least <= len(identifier) <= MAX_CHARACTERS
 
 
 def places_left_out(home: Home, tenant: str) -> list[Path]:

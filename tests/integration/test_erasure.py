@@ -239,6 +239,22 @@ def test_identifiers_are_found_in_any_spelling_and_domain(full: Lake):
     assert set(subject_domains()) == {"user", "device"}
 
 
+@pytest.mark.parametrize("device", ["1001", "cam1"])
+def test_an_identifier_that_stands_everywhere_by_chance_can_be_erased(lake: Lake, device: str):
+    """It is among counts and in other words: neither is of the subject, and neither keeps the request open."""
+    lake.deliver(packets(HOUR, 30), "captures", device)
+    lake.deliver(packets(HOUR, 1001), "captures", "router-9")
+    lake.log_in(
+        {"user_id": OTHER, "oops": f"21001 webcam1x {device}"}, {"user_id": OTHER, "oops": "21001 webcam1x"}
+    )
+    subject = lake.find(device, "device")
+    requests = lake.platform.erasure_requests("default")
+    request = lake.platform.erasing("default").complete(requests.add([subject], ["mark"], "tester", "a test"))
+    assert request.state is ErasureState.CERTIFIED
+    assert set(lake.rows("raw.capture_files")["packets"]) == {1001}
+    assert lake.rows("quarantine.logins").height == 1
+
+
 # --- Interrupted, repeated
 
 

@@ -124,6 +124,15 @@ class TestForms:
         matcher = LeakMatcher(["anna", "Hannah", "ANNA", "nnah"])
         assert matcher.find(b"Hannah") == [0, 1, 2, 3]
 
+    def test_short_values_as_whole_words(self) -> None:
+        matcher = LeakMatcher(["anna", "cam-17", VALUES[0]], whole_words=True)
+        for content in (b"Hannah", b"xanna1", b"cam-170", b"h" * (1 << 20) + b"anna"):
+            assert matcher.find(content) == []
+        for content in (b"anna", b'{"user":"Anna"}', b"." * (1 << 20) + b"anna", b"anna\0" + b"x" * (1 << 20)):
+            assert matcher.find(content) == [0]
+        assert matcher.find(b"/cam-17/cam-17_2026.pcap") == [1]
+        assert matcher.find(b"x" + VALUES[0].encode() + b"y") == [2]
+
     @pytest.mark.parametrize("value", ["", "abc", "x" * 1025, "lone\ud800half"])
     def test_refused_values_are_not_repeated(self, value: str) -> None:
         with pytest.raises(UsageError, match="value 1") as caught:

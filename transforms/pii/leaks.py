@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import string
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ MAX_CHARACTERS = 1024
 # in base64 text (a token column of 100 MB holds every 4-letter word in some mixture of cases).
 _ANY_CASE_FROM = 10
 _SLICE_BYTES = 1 << 20
+_OF_WORDS = frozenset(string.ascii_letters + string.digits)
 # What numbers, dates and times are written with.
 _OF_NUMBERS = frozenset("0123456789+-.: TZeEinfa")
 
@@ -78,8 +80,8 @@ class _Base64Form:
 class LeakMatcher:
     """Finds values in bytes, in every form that software writes text in."""
 
-    def __init__(self, values: Sequence[str]) -> None:
-        """Build the automata.
+    def __init__(self, values: Sequence[str], *, whole_words: bool = False) -> None:
+        """Build the automata; with `whole_words`, values under ten characters count as words only.
 
         Raises: UsageError for a value under 4 characters (it would be met by chance), over 1,024, or
         one that is no valid Unicode. The message gives the value's number, never the value.
@@ -87,6 +89,7 @@ class LeakMatcher:
         holders: dict[bytes, list[int]] = {}
         coded: dict[bytes, list[_Base64Form]] = {}
         self._exact: dict[int, frozenset[bytes]] = {}
+        self._whole_words = whole_words
         self.finds_numbers = any(_OF_NUMBERS.issuperset(value) for value in values)
         for index, value in enumerate(values):
             forms = text_forms(_checked(index, value))
@@ -112,7 +115,8 @@ class LeakMatcher:
         """
         found: set[int] = set()
         for start in range(0, len(content), _SLICE_BYTES):
-            part = content[start : start + _SLICE_BYTES + self._overlap_bytes]
+            # The byte before tells whether a word begins here.
+            part = content[max(start - 1, 0) : start + _SLICE_BYTES + self._overlap_bytes]
             folded = part.lower()
             if self._sieve.find_matches_as_indexes(folded):
                 self._find_text(part, folded, found)
@@ -123,10 +127,17 @@ class LeakMatcher:
     def _find_text(self, part: bytes, folded: bytes, found: set[int]) -> None:
         for pattern, start, end in self._folded_automaton.find_matches_as_indexes(folded, True):
             for index in self._holders[pattern]:
-                if index not in found:
-                    exact = self._exact.get(index)
-                    if exact is None or part[start:end] in exact:
-                        found.add(index)
+                if index not in found and self._is_meant(index, part, start, end):
+                    found.add(index)
+
+    def _is_meant(self, index: int, part: bytes, start: int, end: int) -> bool:
+        """Tell a short value from what is met by chance: by its case, and by what stands around it."""
+        exact = self._exact.get(index)
+        if exact is None:
+            return True
+        around = part[max(start - 1, 0) : start] + part[end : end + 1]
+        is_word = not any(chr(byte) in _OF_WORDS for byte in around)
+        return part[start:end] in exact and (is_word or not self._whole_words)
 
     def _find_base64(self, part: bytes, found: set[int]) -> None:
         for pattern, start, end in self._base64_automaton.find_matches_as_indexes(part, True):
