@@ -15,6 +15,10 @@ from stores.leaks import LeakReport, default_exclusions, scan_with
 from transforms.pii.leaks import MAX_CHARACTERS, LeakMatcher
 
 _LEAST_CHARACTERS, _LEAST_DIGITS = 6, 12
+# Where the texts come from that a home has of us: descriptions, settings, compiled SQL.
+_TREE = Path(__file__).resolve().parent.parent
+_ROOMS = ("contracts", "dbt_project", "transforms", "stores", "assets", "orchestration", "lockhouse")
+_KINDS = ("*.py", "*.sql", "*.yml", "*.yaml")
 
 
 class ErasureScan:
@@ -55,10 +59,18 @@ def _is_telling(identifier: str) -> bool:
     """Whether an identifier that is met can be nothing else.
 
     Sealed bytes hold each five characters once in a terabyte; of numbers with few digits, counts and
-    times are full.
+    times are full; and a device may be called by a word that our own files have.
     """
     least = _LEAST_DIGITS if identifier.isdecimal() else _LEAST_CHARACTERS
-    return least <= len(identifier) <= MAX_CHARACTERS
+    return least <= len(identifier) <= MAX_CHARACTERS and not _is_word_of_ours(identifier)
+
+
+def _is_word_of_ours(identifier: str) -> bool:
+    if not identifier.isalpha():
+        return False
+    matcher = LeakMatcher([identifier], whole_words=True)
+    files = (path for room in _ROOMS for kind in _KINDS for path in (_TREE / room).rglob(kind))
+    return any(matcher.find(path.read_bytes()) for path in files)
 
 
 def places_left_out(home: Home, tenant: str) -> list[Path]:

@@ -25,22 +25,35 @@ if TYPE_CHECKING:
 
 READABLE_ZONES = ("masked", "curated")
 _MEMORY_LIMIT = "2GB"
+_AGAIN_S = 0.05
 _ALLOWED = "one reading statement is allowed: select, with, describe, show or explain"
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 
 
 @contextmanager
 def _interrupting(connection: duckdb.DuckDBPyConnection, timeout_s: float | None) -> Iterator[None]:
-    """Stop what runs on a connection once it takes too long."""
-    timer = threading.Timer(timeout_s, connection.interrupt) if timeout_s is not None else None
-    if timer is not None:
-        timer.daemon = True
-        timer.start()
+    """Stop what runs on a connection once it takes too long.
+
+    An interrupt between two steps of a query is lost: it comes again until nothing runs any more.
+    """
+    if timeout_s is None:
+        yield
+        return
+    is_over = threading.Event()
+
+    def interrupt() -> None:
+        wait_s = timeout_s
+        while not is_over.wait(wait_s):
+            connection.interrupt()
+            wait_s = _AGAIN_S
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        if timer is not None:
-            timer.cancel()
+        is_over.set()
+        thread.join()
 
 
 class SqlSandbox:

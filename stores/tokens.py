@@ -26,6 +26,7 @@ from transforms.pii.ciphers import derive_p256_key
 
 AUDIENCE = "lockhouse"
 LASTS_S = 900
+_TIMEOUT_S = 5
 ALGORITHM = "ES256"
 # Signatures of keys that only their issuer has; `none` and shared secrets are not among them.
 ALGORITHMS = ("ES256", "ES384", "RS256", "PS256", "Ed25519")
@@ -200,7 +201,7 @@ def _peeked(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _fetched(address: str) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 - checked when it was read
+        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - checked when it was read
             found: dict[str, Any] = json.loads(answer.read(_MOST_KEYS_BYTES))
             return found
     except (OSError, ValueError):

@@ -239,9 +239,11 @@ def test_identifiers_are_found_in_any_spelling_and_domain(full: Lake):
     assert set(subject_domains()) == {"user", "device"}
 
 
-@pytest.mark.parametrize("device", ["1001", "cam1"])
+@pytest.mark.parametrize("device", ["1001", "cam1", "router"])
 def test_an_identifier_that_stands_everywhere_by_chance_can_be_erased(lake: Lake, device: str):
-    """It is among counts and in other words: neither is of the subject, and neither keeps the request open."""
+    """Among counts, within other words, in our own files: none is of the subject or keeps the request open."""
+    (lake.home / "dbt" / "router.sql").parent.mkdir(exist_ok=True)
+    (lake.home / "dbt" / "router.sql").write_text("-- Through a gateway or a router.")
     lake.deliver(packets(HOUR, 30), "captures", device)
     lake.deliver(packets(HOUR, 1001), "captures", "router-9")
     lake.log_in(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from transforms.ranges import UNSATISFIABLE, attachment, parse_range
-from waiting import wait_for
+from waiting import LONGEST_S, wait_for
 
 PATH = "/v1/devices/router-7/capture?from=2026-11-21T07:00:00Z&to=2026-11-21T08:00:00Z"
 
@@ -168,12 +168,14 @@ def test_a_download_that_is_broken_off_is_in_the_trail_with_what_was_sent(
 ):
     from stores.capture_exports import CaptureExports
 
-    original = CaptureExports.stream
+    original, is_gone = CaptureExports.stream, threading.Event()
 
     def slow(self: Any, plan: Any, change: Any = None) -> Iterator[memoryview]:
         for part in original(self, plan, change):
             for at in range(0, len(part), 1000):
                 yield part[at : at + 1000]
+                if at >= 3000:
+                    is_gone.wait(LONGEST_S)
                 time.sleep(0.02)
 
     monkeypatch.setattr(CaptureExports, "stream", slow)
@@ -181,11 +183,14 @@ def test_a_download_that_is_broken_off_is_in_the_trail_with_what_was_sent(
     connection.request("GET", PATH, headers=house.issue("granted"))
     answer = connection.getresponse()
     length = int(answer.headers["content-length"])
-    answer.read(2000)
-    # Durable before the first byte: the entry is there while the rest is still on its way.
-    assert house.entries(principal="client:granted")[-1].outcome == "allowed"
-    answer.close()
-    connection.close()
+    try:
+        answer.read(2000)
+        # Durable before the first byte: the entry is there while the rest is still on its way.
+        assert house.entries(principal="client:granted")[-1].outcome == "allowed"
+        answer.close()
+        connection.close()
+    finally:
+        is_gone.set()
     wait_for(lambda: house.entries(principal="client:granted")[-1].outcome != "allowed")
     last = house.entries(principal="client:granted")[-1]
     assert last.outcome == "failed"

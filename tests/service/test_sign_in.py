@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 import oidc_provider
 from stores.sign_ins import read_provider
 from transforms.errors import UsageError
+from waiting import LONGEST_S
 
 CLIENT = oidc_provider.CLIENT
 
@@ -42,6 +43,13 @@ def described(provider: Any, tmp_path: Path) -> dict[str, Any]:
         "roles_claim": "groups",
         "roles": {"packet people": "investigator", "auditors": "auditor"},
     }
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch):
+    """The provider answers from a thread of this process, which a busy machine may let wait."""
+    for module in ("stores.sign_ins", "stores.tokens"):
+        monkeypatch.setattr(f"{module}._TIMEOUT_S", LONGEST_S)
 
 
 @pytest.fixture

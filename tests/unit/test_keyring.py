@@ -2,14 +2,16 @@
 
 import base64
 import json
-import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from stores.keyring import (
+    ARGON2,
     KEY_ID_BYTES,
     ROOT_BYTES,
     LocalKeyring,
@@ -18,7 +20,6 @@ from stores.keyring import (
 )
 from stores.keys import TenantKeys, create_tenant_keys
 from transforms.errors import KeyringError, UsageError
-from waiting import LONGEST_S
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -231,23 +232,23 @@ def test_ids_of_several_keys_are_allotted_by_one_writing(
     assert ids == ["aaaaaaaa", "bbbbbbbb", "cccccccc"]
 
 
-def allot(path: str, names: list[str], answers) -> None:
-    """What a process of its own does: ask for key ids."""
-    keyring = LocalKeyring(Path(path), PASSPHRASE)
-    answers.put({name: keyring.key_id("default", 1, name).hex() for name in names})
+ALLOT = """
+import json, sys
+from pathlib import Path
+from stores import keyring
+path, passphrase, parameters, *names = sys.argv[1:]
+keyring.ARGON2.update(json.loads(parameters))
+opened = keyring.LocalKeyring(Path(path), passphrase.encode())
+print(json.dumps({name: opened.key_id("default", 1, name).hex() for name in names}))
+"""
 
 
 def test_processes_that_allot_key_ids_at_once_agree(keyring: LocalKeyring, path: Path):
-    context = multiprocessing.get_context("fork")
-    answers = context.Queue()
     names = [f"token/{number}" for number in range(8)]
     each = [names, names[::-1], [*names[4:], "one more"]]
-    processes = [context.Process(target=allot, args=(str(path), some, answers)) for some in each]
-    for process in processes:
-        process.start()
-    got = [answers.get(timeout=LONGEST_S) for _ in processes]
-    for process in processes:
-        process.join()
+    command = [sys.executable, "-c", ALLOT, path, PASSPHRASE, json.dumps(ARGON2)]
+    processes = [subprocess.Popen([*command, *some], stdout=subprocess.PIPE) for some in each]
+    got = [json.loads(process.communicate()[0]) for process in processes]
     merged = {name: value for one in got for name, value in one.items()}
     assert all(merged[name] == value for one in got for name, value in one.items())
     assert len(set(merged.values())) == len(merged) == 9

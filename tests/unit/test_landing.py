@@ -35,12 +35,11 @@ def test_a_second_look_in_the_same_tick_takes_what_held_its_size(landing: Landin
     assert landing.settled(["logins"], HOLD_S) == {("logins", "acme"): [path]}
 
 
-def test_a_file_that_grows_is_left(landing: Landing):
+def test_a_file_that_grows_is_left(landing: Landing, monkeypatch: pytest.MonkeyPatch):
     path = drop(landing, "a.json")
-    writer = threading.Timer(HOLD_S / 3, lambda: path.write_bytes(b"{}\n" * 2))
-    writer.start()
-    assert landing.settled(["logins"], HOLD_S) == {}
-    writer.join()
+    with monkeypatch.context() as patch:
+        patch.setattr("stores.landing.time.sleep", lambda _: path.write_bytes(b"{}\n" * 2))
+        assert landing.settled(["logins"], HOLD_S) == {}
     assert landing.settled(["logins"], HOLD_S) == {("logins", "acme"): [path]}
 
 
@@ -58,12 +57,12 @@ def test_discarded_files_are_gone_and_held_by_nobody(landing: Landing, monkeypat
     monkeypatch.setattr("stores.landing._LARGE_BYTES", 1 if is_large else 1 << 20)
     (batch,) = landing.land("logins", "acme", "a.ndjson", b"{}" * 1000)
     ((_, path, _),) = batch.files()
+    before = set(threading.enumerate())
     landing.discard_files(batch)
     assert not path.exists() and batch.files() == []
     assert batch.folder.exists()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
     held = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
     assert not [name for name in held if name.startswith(str(path))]
     landing.discard_files(batch)
