@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from moto.server import ThreadedMotoServer
 
+from amazon import serving_amazon
 from stores.aws import sqs_client
 from stores.settings import load_settings
 
@@ -20,21 +20,18 @@ def queue(home, postgres, monkeypatch):
     """A queue of moto's SQS with dead letters, set in a home together with PostgreSQL."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     home.mkdir()
     file = home / "settings.toml"
-    file.write_text(f'aws_endpoint_url = "http://{host}:{port}"\npostgres_url = "{postgres}"\n')
-    client = sqs_client(load_settings(home))
-    dead = client.create_queue(QueueName="logins-dead")["QueueUrl"]
-    arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
-    url = client.create_queue(QueueName="logins", Attributes={"RedrivePolicy": policy})["QueueUrl"]
-    with file.open("a") as settings:
-        settings.write(f'queue_url = "{url}"\n')
-    yield url
-    server.stop()
+    with serving_amazon() as address:
+        file.write_text(f'aws_endpoint_url = "{address}"\npostgres_url = "{postgres}"\n')
+        client = sqs_client(load_settings(home))
+        dead = client.create_queue(QueueName="logins-dead")["QueueUrl"]
+        arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
+        url = client.create_queue(QueueName="logins", Attributes={"RedrivePolicy": policy})["QueueUrl"]
+        with file.open("a") as settings:
+            settings.write(f'queue_url = "{url}"\n')
+        yield url
 
 
 def test_a_hundred_messages_of_which_one_is_no_login(lockhouse, home, queue, tmp_path, postgres, sample_logins):

@@ -6,8 +6,8 @@ import uuid
 from types import SimpleNamespace
 
 import pytest
-from moto.server import ThreadedMotoServer
 
+from amazon import serving_amazon
 from orchestration.resources import Platform
 from stores.aws import s3_client, sqs_client
 from stores.contracts import load_contract
@@ -22,11 +22,8 @@ LOGINS = load_contract("logins")
 
 @pytest.fixture(scope="module")
 def amazon():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with serving_amazon() as address:
+        yield address
 
 
 @pytest.fixture

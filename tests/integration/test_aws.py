@@ -1,8 +1,8 @@
 """The AWS resources against a real HTTP server that speaks AWS: moto's, in this process."""
 
 import pytest
-from moto.server import ThreadedMotoServer
 
+from amazon import serving_amazon
 from orchestration import aws
 from stores.settings import Settings
 
@@ -11,11 +11,8 @@ from stores.settings import Settings
 def settings(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield Settings(home=tmp_path, aws_endpoint_url=f"http://{host}:{port}")
-    server.stop()
+    with serving_amazon() as address:
+        yield Settings(home=tmp_path, aws_endpoint_url=address)
 
 
 def test_s3_keeps_an_object(settings):

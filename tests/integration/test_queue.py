@@ -11,9 +11,9 @@ import time
 import uuid
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 import sqs_server
+from amazon import serving_amazon
 from stores.aws import sqs_client
 from stores.embedded_queue import EmbeddedQueue, QueueLimits
 from stores.queue import MAX_BODY_BYTES, envelope
@@ -37,19 +37,15 @@ def credentials(monkeypatch):
 
 @contextlib.contextmanager
 def moto_queue(tmp_path, visibility_s=VISIBILITY_S, end=""):
-    # All of moto's servers in a process share what they hold.
     name = f"{uuid.uuid4().hex}{end}"
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = sqs_client(Settings(home=tmp_path, aws_endpoint_url=f"http://{host}:{port}"))
     more = {"FifoQueue": "true"} if end else {}
-    dead = client.create_queue(QueueName=f"dead{name}", Attributes=more)["QueueUrl"]
-    arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": MOST})
-    made = client.create_queue(QueueName=name, Attributes={"RedrivePolicy": policy, **more})
-    yield SqsQueue(made["QueueUrl"], SqsLimits(visibility_s), lambda: client)
-    server.stop()
+    with serving_amazon() as address:
+        client = sqs_client(Settings(home=tmp_path, aws_endpoint_url=address))
+        dead = client.create_queue(QueueName=f"dead{name}", Attributes=more)["QueueUrl"]
+        arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": MOST})
+        made = client.create_queue(QueueName=name, Attributes={"RedrivePolicy": policy, **more})
+        yield SqsQueue(made["QueueUrl"], SqsLimits(visibility_s), lambda: client)
 
 
 @contextlib.contextmanager

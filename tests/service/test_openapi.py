@@ -16,6 +16,8 @@ from schemathesis.config._checks import POSITIVE_DATA_ACCEPTANCE_EXPECTED_STATUS
 from schemathesis.engine import events, from_schema
 from schemathesis.wfc.escalation import escalating_provider
 
+from waiting import LONGEST_S
+
 EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "4"))
 # Two operators of two tenants: what one of them makes, the other must not see.
 PEERS = ("d-operator", "a-operator")
@@ -56,6 +58,9 @@ def configure(house: Any, folder: Path) -> SchemathesisConfig:
         {
             "seed": 1,
             "continue-on-failure": True,
+            # How long data take to make, and answers to come, says how busy the machine is.
+            "suppress-health-check": ["too_slow"],
+            "request-timeout": LONGEST_S,
             "auth": {"wfc": {"path": str(document), "user": PEERS[0], "peers": list(PEERS)}},
             "checks": {"positive_data_acceptance": {"expected-statuses": accepted}},
             "generation": {"max-examples": EXAMPLES, "deterministic": True, "no-shrink": True},
@@ -127,7 +132,8 @@ def test_every_operation_does_as_it_is_described(house: Any, tmp_path: Path):
     answered: dict[str, set[int]] = {one.ok().label: set() for one in document.get_all_operations()}
     for event in from_schema(document).execute():
         if isinstance(event, events.NonFatalError | events.FatalError):
-            failures.append(str(vars(event) if hasattr(event, "__dict__") else getattr(event, "value", event)))
+            error = event.value if isinstance(event, events.NonFatalError) else event.exception
+            failures.append(f"{getattr(event, 'label', '')} {error!r}")
         elif isinstance(event, events.ScenarioFinished):
             failures += failures_of(event)
             for case_id, nodes in event.recorder.checks.items():
