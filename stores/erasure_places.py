@@ -174,7 +174,7 @@ class ErasurePlaces:
         self, captured: Captured, file: Mapping[str, Any], is_shared: bool, stretches: Iterable[Stretch]
     ) -> None:
         count = captured.packets.get(file["file_id"], 0)
-        ends_here = any(_ends_in(file, one) for one in stretches)
+        ends_here = any(ends_in(file, one) for one in stretches)
         if ends_here:
             captured.deliveries.add((file["batch_id"], file["file"]))
         if not is_shared and (count or ends_here):
@@ -188,7 +188,7 @@ class ErasurePlaces:
             captured.edits[file["file_id"]] = {**edit, **({"side_blocks": None} if ends_here else {})}
 
 
-def _ends_in(file: Mapping[str, Any], stretch: Stretch) -> bool:
+def ends_in(file: Mapping[str, Any], stretch: Stretch) -> bool:
     """Whether a file's last packet lies in a stretch; one without packets belongs to the first owner."""
     if file["device_ref"] != stretch.device_ref:
         return False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from stores.capture_exports import LONGEST, CaptureExports
 from stores.contracts import load_contracts
 from stores.data_subjects import Stretch, Subject
 from stores.devices import Devices
-from stores.erasure_places import ErasurePlaces
+from stores.erasure_places import ErasurePlaces, ends_in
 from stores.erasure_plan import matches_of, way_to
 from stores.kept_exports import hour_start
 from stores.quarantine import Quarantine
@@ -25,10 +26,10 @@ from stores.sealing import Sealer
 from stores.specs import quarantines
 from stores.tables import Tables
 from stores.vault import Vault
-from transforms.capture.tables import CAPTURE_BLOCKS
+from transforms.capture.tables import CAPTURE_BLOCKS, CAPTURE_FILES
 from transforms.errors import UsageError
 from transforms.pii.contracts import Contract
-from transforms.pii.identities import event_id_bytes
+from transforms.pii.identities import event_id_bytes, uuid_bytes
 from transforms.pii.siv import HEAD_CHARACTERS, decrypt_column
 from transforms.tables import masked_table, raw_table
 
@@ -84,6 +85,7 @@ class SubjectAccess:
         entries["validation requests"] = self._requests_of(subject)
         entries["quarantine"] = list(self._quarantined(subject))
         entries["devices"] = [_described(one) for one in subject.stretches]
+        entries["beside packets"] = list(self._beside_packets(subject))
         entries["audit trail"] = list(self._audited(subject, digest_of))
         return entries
 
@@ -112,6 +114,34 @@ class SubjectAccess:
                 plan = stack.enter_context(self._exports.planned(device, since, until, "pcapng"))
             name = f"{stretch.device_ref[:12]}-{stretch.number}-{hour}.{plan.layout.format}"
             yield Packets(name, stretch.device, since, until, plan.packets, self._exports.stream(plan))
+
+    def _beside_packets(self, subject: Subject) -> Iterator[dict[str, Any]]:
+        """Open what pcapng files have beside packets; of secrets of decryption, only that they are there."""
+        if not subject.stretches or not self._tables.exists(self._tenant, CAPTURE_FILES.key):
+            return
+        wanted = pl.col("device_ref").is_in({one.device_ref for one in subject.stretches})
+        with self._tables.reading(self._tenant, CAPTURE_FILES.key) as table:
+            files = table.filter(wanted & pl.col("side_blocks").is_not_null()).collect()
+        keys = self._sealer.subjects.existing([one.ref for one in subject.stretches])
+        for file in files.sort("first_at", "file_id").iter_rows(named=True):
+            for stretch in subject.stretches:
+                if stretch.ref in keys and ends_in(file, stretch):
+                    yield from self._opened_sides(file, keys[stretch.ref])
+
+    def _opened_sides(self, file: Mapping[str, Any], key: bytes) -> Iterator[dict[str, Any]]:
+        record_id = uuid_bytes(file["file_id"])
+        (content,) = self._sealer.open_for_subjects(
+            CAPTURE_FILES.key, "side_blocks", [file["side_blocks"]], [key], [record_id]
+        )
+        for offset, kind, block in msgspec.msgpack.decode(content):
+            text = None if kind == "secrets" else b64encode(block).decode()
+            yield {
+                "file": file["file_id"],
+                "kind": kind,
+                "offset": offset,
+                "bytes": len(block),
+                "content": text,
+            }
 
     def _records(self, contract: Contract, subject: Subject) -> list[dict[str, Any]]:
         """Open the raw records, byte for byte as they came."""
