@@ -50,6 +50,8 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: 
 def _shown(cell: object) -> str:
     from rich.markup import escape
 
+    if isinstance(cell, list):
+        return ", ".join(map(_shown, cell))
     return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else escape(str(cell))
 
 

@@ -83,15 +83,21 @@ def kept_environment() -> Iterator[None]:
     before, folder, arguments = dict(os.environ), tempfile.gettempdir(), sys.argv
     for name in [name for name in os.environ if name.startswith(OURS)]:
         del os.environ[name]
+    forget_platform()
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
         tempfile.tempdir, sys.argv = folder, arguments
-        definitions = sys.modules.get("orchestration.definitions")
-        if definitions is not None:
-            definitions.platform.cache_clear()
+        forget_platform()
+
+
+def forget_platform() -> None:
+    """Let definitions find their home anew: the last one was another test's."""
+    definitions = sys.modules.get("orchestration.definitions")
+    if definitions is not None:
+        definitions.platform.cache_clear()
 
 
 def call_lockhouse(*arguments: object, home: Path | None = None, stdin: str = "") -> Called:

@@ -53,6 +53,37 @@ def test_a_password_comes_from_a_file_that_nobody_else_reads(place: Path, lockho
     assert "battery" not in made.out + made.err
 
 
+def test_people_read_tables_and_what_comes_next(place: Path, lockhouse: Call):
+    def read(*words: str) -> str:
+        called = lockhouse(*words, home=place)
+        assert called.code == 0, called.err
+        return " ".join((called.out + called.err).split())
+
+    assert "Added the user olga Password " in (added := read("user", "add", "olga"))
+    assert "(shown once) Next: " in added and added.endswith("role add olga investigator")
+    assert read("user", "add", "olga").startswith("Changed the user olga")
+    assert read("role", "add", "olga", "auditor") == "olga is now auditor in default"
+    assert read("role", "add", "olga", "auditor") == "olga was already auditor in default"
+    assert "olga auditor " in read("role", "list") and "olga auditor " in read("user", "list")
+    assert read("role", "show", "auditor").startswith("right ")
+    read("client", "add", "probe", "--scope", "captures:read", "--scope", "tables:read")
+    assert "probe captures:read tables:read 1" in read("client", "list")
+    assert "scopes captures:read, tables:read created_at 20" in read("client", "show", "probe")
+    read("device", "add", "gate-9")
+    assert read("grant", "group", "case-9", "--add", "gate-9") == "device gate-9"
+    until = "2126-12-01T00:00:00Z"
+    granted = read("grant", "add", "olga", "investigator", "--group", "case-9", "--until", until)
+    assert granted.endswith("; it ends by itself at 2126-12-01 00:00 UTC")
+    grant = granted.removeprefix("Granted: ").partition(";")[0]
+    for words in (("grant", "list"), ("grant", "show", grant), ("user", "show", "olga")):
+        assert f"{grant} olga investigator case-9 " in read(*words)
+    assert "olga: auditor in default" in read("user", "show", "olga")
+    assert read("grant", "revoke", grant) == f"Revoked the grant {grant}"
+    for kind in ("user", "grant", "client"):
+        missed = lockhouse(kind, "show", "nothing", home=place)
+        assert (missed.code, f"lockhouse {kind} list" in missed.err) == (2, True)
+
+
 def test_a_client_shows_its_secret_once(place: Path, lockhouse: Call):
     made = lockhouse("client", "add", "lab", "--scope", "captures:read", "--json", home=place).json
     assert made["client_secret"].startswith("lhs_")

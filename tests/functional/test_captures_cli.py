@@ -11,10 +11,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from command_line import DONE, QUARANTINED, REFUSED, WRONG_USAGE, Call
+from command_line import DONE, QUARANTINED, REFUSED, WRONG_USAGE, Call, sql
 from orchestration import definitions
 from orchestration.definitions import defs
-from orchestration.jobs import EXPORT_CAPTURE
+from orchestration.jobs import EXPORT_CAPTURE, INGEST_CAPTURES
 from orchestration.resources import Platform
 from orchestration.sensors import capture_requests
 from stores.kept_exports import EXPIRES_AFTER
@@ -181,6 +181,39 @@ def test_devices_are_listed_with_their_owners(call: Call, home: Path):
         assert secret not in database
 
 
+def test_people_read_tables_and_what_comes_next(call: Call, home: Path, tmp_path: Path):
+    def read(*words: object) -> str:
+        called = call(*words, home=home)
+        assert called.code == DONE, called.err
+        return " ".join((called.out + called.err).split())
+
+    window = ("--device", "phone-3", "--from", START, "--to", START + 3600)
+    size = len(make_capture(360))
+    told = read("capture", "get", *window, "--info")
+    assert f"360 packets, {size:,} bytes as a file" in told
+    assert told.endswith("2026-11-21T07:00:00.000000000Z to 2026-11-21T07:59:50.000000000Z")
+    assert "minute packets 2026-11-21T07:00Z 6 2026-11-21T07:01Z 6" in told
+    told = read("capture", "get", *window, "-o", tmp_path / "hour.pcap")
+    assert told.startswith(f"Wrote 360 packets, {size:,} bytes, to {tmp_path}/hour.pcap Manifest: ")
+    assert read("device", "add", "scale-1").endswith("ingest captures FILE --device scale-1")
+    assert read("device", "list").startswith("device ref owners")
+
+
+def test_a_partition_of_packets_is_made_again(call: Call, home: Path, instance: dg.DagsterInstance):
+    query = "select * exclude (batch_id) from masked.packets order by all"
+    before = sql(call, home, query)
+    (arrived,) = sql(
+        call, home, "select distinct strftime(received_hour, '%Y-%m-%d-%H:00') as key from masked.packets"
+    )
+    run = defs.resolve_job_def(INGEST_CAPTURES.name).execute_in_process(
+        instance=instance, partition_key=arrived["key"], asset_selection=[dg.AssetKey(["masked", "packets"])]
+    )
+    (made,) = run.asset_materializations_for_node("masked_packets")
+    assert made.metadata["rows written"].value == 360
+    assert sql(call, home, query) == before
+    assert all(one.passed for one in run.get_asset_check_evaluations())
+
+
 def test_packets_are_masked_in_sql(call: Call, home: Path):
     rows = call(
         "sql", "select distinct protocol, dst_port from masked.packets", "--format", "json", home=home
@@ -211,6 +244,7 @@ def instance(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     definitions.platform.cache_clear()
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         yield instance
+    definitions.platform.cache_clear()
 
 
 def test_a_requested_capture_is_kept_sealed_and_opened_for_who_may(
@@ -233,6 +267,7 @@ def test_a_requested_capture_is_kept_sealed_and_opened_for_who_may(
     assert isinstance(
         capture_requests(dg.build_sensor_context(instance=instance), outbox=platform.outbox), dg.SkipReason
     )
+    assert "phone-3  2026-11-21T07" in call("capture", "kept", home=home).out
     kept = call("capture", "kept", "--json", home=home).json["exports"]
     assert ("phone-3", "2026-11-21T07") in [(one["device"], one["hour"]) for one in kept]
     opened = call(

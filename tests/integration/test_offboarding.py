@@ -222,6 +222,8 @@ def test_only_an_operator_ends_a_tenant(lockhouse: Callable[..., Any], platform:
 
 def test_the_command_tells_and_repeats(lockhouse: Callable[..., Any], platform: Platform):
     home = platform.home.root
+    told = lockhouse("tenant", "revoke", "acme", "--dry-run", home=home)
+    assert "masked.logins" in told.out and "Nothing was changed" in told.err
     shown = lockhouse("tenant", "revoke", "acme", "--dry-run", "--json", home=home).json
     assert {one["table"]: one["rows"] for one in shown["tables"]} == rows_of(platform, "acme")
     first = lockhouse("tenant", "revoke", "acme", "--yes", "--json", home=home).json
