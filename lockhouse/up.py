@@ -53,6 +53,7 @@ def up_command(
     Examples:
       lockhouse up &
       cp events.json .lockhouse/landing/logins/default/
+      lockhouse device add gateway-1
       lockhouse up --listen-pcap 57012 --feed-device gateway-1
       tcpdump -U -w - | nc 127.0.0.1 57012
     """
@@ -98,6 +99,10 @@ def _feed_command(platform: Platform, address: str, device: str | None, tenant: 
     from lockhouse.feed import plan_listening
 
     planned = plan_listening(platform.settings, address, device, tenant)
+    devices = platform.devices(tenant)
+    if device and not devices.listing([devices.ref(device)]):
+        # Each of its connections would be refused, which a pipe from tcpdump shows nobody.
+        raise click.UsageError("the device of --feed-device is not registered: `lockhouse device add` does so")
     named = ["--feed-device", device, "--feed-tenant", tenant] if device else []
     home = str(platform.home.root)
     command = [sys.executable, "-m", "lockhouse.feed", "--home", home, "--listen", planned.address]

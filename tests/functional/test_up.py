@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from orchestration.resources import Platform
 from stores.settings import load_settings
+from transforms.capture.synthetic import synthetic_capture
 from waiting import LONGEST_S, wait_for
 
 RECORD = {
@@ -68,19 +71,30 @@ def rows(home: Path, key: str = "masked.logins") -> int:
     return tables.info("default", key).rows if tables.exists("default", key) else 0
 
 
-def start(home: Path, port: int, said: Path) -> subprocess.Popen[bytes]:
+def start(home: Path, port: int, feed: int, said: Path) -> subprocess.Popen[bytes]:
+    live = ["--listen-pcap", str(feed), "--feed-device", "gate-1"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOCKHOUSE", "DAGSTER"))}
     with said.open("wb") as output:
-        return subprocess.Popen(command(home, port), stderr=output, stdout=output, env=clean)
+        return subprocess.Popen([*command(home, port), *live], stderr=output, stdout=output, env=clean)
 
 
-def test_from_start_to_stop(tmp_path: Path):
-    home, said, port = tmp_path / "home", tmp_path / "said.txt", free_port()
-    process = start(home, port, said)
+def test_a_live_feed_of_a_device_that_nobody_registered_does_not_start(lockhouse: Any, tmp_path: Path):
+    home = tmp_path / "home"
+    called = lockhouse("up", "--listen-pcap", "57012", "--feed-device", "gate-1", home=home)
+    assert called.code == 2
+    assert "is not registered: `lockhouse device add`" in called.err
+
+
+def test_from_start_to_stop(lockhouse: Any, tmp_path: Path):
+    home, said, port, feed = tmp_path / "home", tmp_path / "said.txt", free_port(), free_port()
+    assert lockhouse("init", home=home).code == 0
+    assert lockhouse("device", "add", "gate-1", home=home).code == 0
+    process = start(home, port, feed, said)
     try:
         wait_for(lambda: "Ctrl-C" in said.read_text() or process.poll() is not None)
         check_addresses(said, port)
         check_that_a_dropped_file_is_taken(home)
+        check_that_a_live_capture_is_taken(home, feed)
         check_that_a_request_is_decided_taken_and_forgotten(home)
         check_that_a_home_is_up_only_once(home)
         check_that_everything_stops(process, said)
@@ -100,6 +114,17 @@ def check_that_a_dropped_file_is_taken(home: Path) -> None:
     drop.write_text(json.dumps(RECORD) + "\n")
     wait_for(lambda: rows(home) == 1)
     wait_for(lambda: not drop.exists() and not list((home / "landing" / ".batches").glob("*")))
+
+
+def check_that_a_live_capture_is_taken(home: Path, port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as stream:
+        stream.sendall(synthetic_capture(1, 50, datetime(2026, 11, 21, 8, tzinfo=UTC)))
+    wait_for(lambda: rows(home, "masked.packets") == 50)
+    wait_for(lambda: rows(home, "curated.device_hours") > 0)
+    tables = Platform(load_settings(home)).tables
+    with tables.reading("default", "raw.capture_files") as table:
+        (file,) = table.collect().iter_rows(named=True)
+    assert (file["status"], file["packets"]) == ("complete", 50)
 
 
 def check_that_a_request_is_decided_taken_and_forgotten(home: Path) -> None:
