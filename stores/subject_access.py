@@ -119,9 +119,10 @@ class SubjectAccess:
         """Open what pcapng files have beside packets; of secrets of decryption, only that they are there."""
         if not subject.stretches or not self._tables.exists(self._tenant, CAPTURE_FILES.key):
             return
+        names = ["file_id", "device_ref", "first_at", "last_at", "side_blocks"]
         wanted = pl.col("device_ref").is_in({one.device_ref for one in subject.stretches})
         with self._tables.reading(self._tenant, CAPTURE_FILES.key) as table:
-            files = table.filter(wanted & pl.col("side_blocks").is_not_null()).collect()
+            files = table.filter(wanted & pl.col("side_blocks").is_not_null()).select(names).collect()
         keys = self._sealer.subjects.existing([one.ref for one in subject.stretches])
         for file in files.sort("first_at", "file_id").iter_rows(named=True):
             for stretch in subject.stretches:
